@@ -1,0 +1,1 @@
+"""Who may do what: the permission grammar and the one place where it is decided."""

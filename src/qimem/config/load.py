@@ -1,0 +1,197 @@
+"""Reads the configuration: flag > variable > file > default, all mistakes at once.
+
+The file is `--config F`, else `qimem.toml` in the working directory if there is one. A variable is
+named `QIMEM_<SECTION>__<FIELD>`; `QIMEM_BIND`, `QIMEM_MODE` and `DATABASE_URL` are read as well.
+Secrets come from files and credentials, never from the configuration file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from qimem.config.refusal import Misconfigured, Mistake
+from qimem.config.schema import SECTIONS, Settings, build, options
+from qimem.config.values import Address
+
+DEFAULT_FILE = Path("qimem.toml")
+_ALIASES = {"QIMEM_BIND": "server.bind", "QIMEM_MODE": "database.mode", "DATABASE_URL": "database.url"}
+_SECRET_NAME = re.compile(r"password|secret|token|root_?key$|private_?key|passphrase")
+_SECRET_HINT = "keep secrets in a file of mode 0600 or a systemd credential, and name the file"  # noqa: S105
+
+
+class Given(NamedTuple):
+    """A value as written, and where."""
+
+    raw: object
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration in force.
+
+    Args:
+        settings: The typed values.
+        origins: Option name → where its value was written; `default` where nowhere.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], *, file: Path | None = None) -> Loaded:
+    """Read everything.
+
+    Args:
+        flags: Option name → raw value of each flag that was given.
+        environ: The environment.
+        file: The file named by `--config`; None for the default one.
+
+    Raises:
+        Misconfigured: with every mistake found.
+    """
+    mistakes: list[Mistake] = []
+    known = dict(options())
+    given: dict[str, Given] = {}
+    given |= _from_file(file, mistakes)
+    given |= _from_environment(environ, mistakes)
+    given |= {option: Given(raw, _flag(option)) for option, raw in flags.items() if raw is not None}
+    chosen: dict[str, object] = {}
+    for option, (raw, origin) in given.items():
+        try:
+            chosen[option] = known[option].metadata["read"](raw)
+        except ValueError as error:
+            mistakes.append(Mistake(origin, option, str(error)))
+    origins = {option: given[option].origin if option in given else "default" for option in known}
+    settings = build(chosen)
+    mistakes += contradictions(settings, origins)
+    if mistakes:
+        raise Misconfigured(mistakes)
+    return Loaded(settings, origins)
+
+
+def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mistake]:
+    """Values that are fine alone and wrong together."""
+    server, found = settings.server, []
+    if not (server.bind.loopback or server.trusted_proxies or server.allow_plain_http):
+        found.append(
+            Mistake(
+                origins["server.bind"],
+                "server.bind",
+                f"{server.bind} is reachable from other machines, and this server speaks plain HTTP",
+                "set server.trusted_proxies to the proxy that speaks TLS, or pass --allow-plain-http",
+            )
+        )
+    if settings.database.mode == "stateless" and server.workers > 1:
+        found.append(
+            Mistake(origins["server.workers"], "server.workers", "a server in memory has one worker")
+        )
+    if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
+        found.append(
+            Mistake(
+                origins["seal.root_key_file"], "seal.root_key_file", "contradicts seal.source = credential"
+            )
+        )
+    return found
+
+
+def loopback_only(bind: Address) -> list[Mistake]:
+    """What a throw-away server with printed secrets has against an address."""
+    if bind.loopback:
+        return []
+    return [Mistake("--bind", "server.bind", "a throw-away server listens on loopback only")]
+
+
+def _flag(option: str) -> str:
+    if option.startswith("database."):
+        return "--" + option.replace(".", "-")
+    return "--" + option.partition(".")[2].replace("_", "-")
+
+
+def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> dict[str, Given]:
+    by_name = {"QIMEM_" + option.replace(".", "__").upper(): option for option, _ in options()}
+    found: dict[str, Given] = {}
+    for name, option in _ALIASES.items():
+        if environ.get(name):
+            found[option] = Given(environ[name], name)
+    for name, raw in environ.items():
+        if not name.startswith("QIMEM_") or "__" not in name:
+            continue
+        if name not in by_name:
+            mistakes.append(Mistake(name, name, "no such option" + _nearest(name, by_name)))
+            continue
+        option = by_name[name]
+        if option in found and found[option].raw != raw:
+            mistakes.append(Mistake(name, option, f"contradicts {found[option].origin}"))
+        found[option] = Given(raw, name)
+    return found
+
+
+def _from_file(file: Path | None, mistakes: list[Mistake]) -> dict[str, Given]:
+    path = file or DEFAULT_FILE
+    try:
+        content = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(content)
+    except FileNotFoundError:
+        if file is not None:
+            mistakes.append(Mistake(str(path), "--config", "no such file"))
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror or "unreadable" if isinstance(error, OSError) else f"not TOML: {error}"
+        mistakes.append(Mistake(str(path), "file", reason))
+        return {}
+    found: dict[str, Given] = {}
+    for section, table in tables.items():
+        if section not in SECTIONS or not isinstance(table, dict):
+            origin = f"{path}:{_line(content, section, None)}"
+            mistakes.append(_unknown(origin, section, dict.fromkeys(SECTIONS)))
+            continue
+        for name, raw in table.items():
+            origin = f"{path}:{_line(content, section, name)}"
+            found |= _one(origin, f"{section}.{name}", raw, mistakes)
+    return found
+
+
+def _one(origin: str, option: str, raw: object, mistakes: list[Mistake]) -> dict[str, Given]:
+    names = dict(options())
+    if option not in names:
+        mistakes.append(_unknown(origin, option, names))
+        return {}
+    if option == "database.url" and isinstance(raw, str) and urlsplit(raw).password is not None:
+        hint = "leave the password out and use PGPASSFILE, or set DATABASE_URL"
+        mistakes.append(Mistake(origin, option, "holds a password", hint))
+        return {}
+    return {option: Given(raw, origin)}
+
+
+def _unknown(origin: str, option: str, names: Mapping[str, object]) -> Mistake:
+    if _SECRET_NAME.search(option):
+        return Mistake(origin, option, "a secret has no place in this file", _SECRET_HINT)
+    return Mistake(origin, option, "no such option" + _nearest(option, names))
+
+
+def _nearest(name: str, names: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _line(content: str, section: str, name: str | None) -> int:
+    """Where a section or a field of it is written; 1 when written in a way this does not see."""
+    header = re.compile(rf"\s*\[\s*{re.escape(section)}\s*\]")
+    entry = None if name is None else re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=")
+    inside = False
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.lstrip().startswith("["):
+            inside = header.match(line) is not None
+            if inside and entry is None:
+                return number
+        elif (inside and entry and entry.match(line)) or re.match(rf"\s*{re.escape(section)}\s*[.=]", line):
+            return number
+    return 1

@@ -1,0 +1,123 @@
+"""Every option of the server: one frozen dataclass per section, each field with default, unit and help.
+
+Realms, clients, keys and policies are not here; they live in the database.
+"""
+
+# ruff: noqa: RUF009 - an option is a dataclass field, made once per class
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from qimem.config import values
+from qimem.config.values import Address
+from qimem.kernel.limits import WORKERS_MAX
+from qimem.kernel.secret import SecretText
+
+
+def _option(default: object, read: Callable[[object], object], help: str, *, unit: str = "") -> Any:
+    return field(default=default, metadata={"read": read, "help": help, "unit": unit})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The section `[server]`."""
+
+    data_dir: Path = _option(Path("data"), values.path, "Directory of the embedded database.")
+    bind: Address = _option(
+        Address("127.0.0.1", 8080), values.address, "Where to listen; port 0 is any free."
+    )
+    workers: int = _option(1, values.integer(1, WORKERS_MAX), "Worker processes.", unit="processes")
+    external_url: str | None = _option(
+        None,
+        values.external_url,
+        "Base of issuers and audiences; stored at first start, the address by default.",
+    )
+    allow_plain_http: bool = _option(
+        False, values.boolean, "Serve other machines without TLS and without a trusted proxy."
+    )
+    trusted_proxies: tuple[str, ...] = _option(
+        (), values.networks, "Proxies whose forwarded headers are believed, as CIDR networks."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """The section `[database]`."""
+
+    mode: str = _option(
+        "stateful", values.choice("stateful", "stateless"), "stateless keeps everything in memory."
+    )
+    url: SecretText | None = _option(
+        None, values.database_url, "PostgreSQL to use in place of the embedded database."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SealSettings:
+    """The section `[seal]`."""
+
+    source: str = _option(
+        "auto",
+        values.choice("auto", "file", "credential"),
+        "Where the root key comes from; auto takes the systemd credential when there is one.",
+    )
+    root_key_file: Path | None = _option(
+        None, values.path, "File of the root key; by default beside the data directory."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The section `[web]`."""
+
+    cors_origins: tuple[str, ...] = _option((), values.origins, "Exact origins that may read answers.")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The section `[log]`."""
+
+    level: str = _option("info", values.choice("debug", "info", "warning", "error"), "Least level logged.")
+    format: str = _option(
+        "json", values.choice("json", "text"), "One JSON object a line, or text for people."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    seal: SealSettings = field(default_factory=SealSettings)
+    web: WebSettings = field(default_factory=WebSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "server": ServerSettings,
+    "database": DatabaseSettings,
+    "seal": SealSettings,
+    "web": WebSettings,
+    "log": LogSettings,
+}
+
+
+def options() -> Iterator[tuple[str, Field[Any]]]:
+    """Every option as (`section.field`, its dataclass field)."""
+    for section, settings in SECTIONS.items():
+        for entry in fields(settings):
+            yield f"{section}.{entry.name}", entry
+
+
+def build(chosen: dict[str, object]) -> Settings:
+    """Settings from typed values by option name; what is missing has its default."""
+    sections: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    for option, value in chosen.items():
+        section, _, name = option.partition(".")
+        sections[section][name] = value
+    return Settings(**{section: SECTIONS[section](**given) for section, given in sections.items()})

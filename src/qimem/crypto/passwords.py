@@ -1,0 +1,84 @@
+"""Password hashes: Argon2id (RFC 9106) over a peppered password.
+
+The pepper is a key of the key service: HMAC-SHA256(pepper, password) goes into Argon2, so a stolen
+database alone gives nothing to guess against.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Final
+
+from argon2 import PasswordHasher, Type
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from qimem.crypto.mac import mac
+from qimem.kernel.secret import SecretBytes
+
+
+class PasswordMismatch(Exception):  # noqa: N818 - says what happened
+    """The password is not the one that was hashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordProfile:
+    """Cost of one hash: memory in KiB, passes, lanes."""
+
+    memory_kib: int
+    passes: int
+    lanes: int
+
+
+OWASP_MINIMUM: Final = PasswordProfile(memory_kib=19 * 1024, passes=2, lanes=1)
+"""OWASP's minimum for Argon2id; 23 ms on the reference machine."""
+
+TESTING: Final = PasswordProfile(memory_kib=64, passes=1, lanes=1)
+"""Only for tests: offers no protection."""
+
+_SALT_BYTES: Final = 16
+_TAG_BYTES: Final = 32
+
+
+def hash_password(password: str, pepper: SecretBytes, profile: PasswordProfile = OWASP_MINIMUM) -> str:
+    """PHC string of a password that is already normalized.
+
+    Args:
+        pepper: The realm's pepper key.
+    """
+    return _hasher(profile).hash(_peppered(password, pepper))
+
+
+def verify_password(phc: str, password: str, pepper: SecretBytes) -> None:
+    """Compare a normalized password with a stored hash, in the time that its hash takes.
+
+    Raises:
+        PasswordMismatch: another password, or a hash that cannot be read.
+    """
+    try:
+        _VERIFIER.verify(phc, _peppered(password, pepper))
+    except (VerificationError, InvalidHashError):
+        raise PasswordMismatch from None
+
+
+def dummy_phc(profile: PasswordProfile = OWASP_MINIMUM) -> str:
+    """A hash that no password matches; unknown users cost what known ones do."""
+    return _hasher(profile).hash(b"no password peppers to this text")
+
+
+def _hasher(profile: PasswordProfile) -> PasswordHasher:
+    return PasswordHasher(
+        time_cost=profile.passes,
+        memory_cost=profile.memory_kib,
+        parallelism=profile.lanes,
+        hash_len=_TAG_BYTES,
+        salt_len=_SALT_BYTES,
+        type=Type.ID,
+    )
+
+
+_VERIFIER = _hasher(OWASP_MINIMUM)
+
+
+def _peppered(password: str, pepper: SecretBytes) -> bytes:
+    return base64.b64encode(mac(pepper, password.encode("utf-8", "surrogatepass")))

@@ -1,0 +1,1 @@
+"""Login: a pure state machine, and the service that feeds it evidence."""

@@ -1,0 +1,109 @@
+"""Roles: named sets of permissions, and the rule that nobody gives what they lack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qimem.authz.decisions import require_everywhere, require_grantable
+from qimem.authz.permissions import BUILT_IN_ROLES, Permission, parse
+from qimem.errors import Conflict, Invalid, InvalidFields, realm_not_found
+from qimem.identity.models import RoleRecord
+from qimem.identity.ports import RoleStore
+from qimem.kernel.clock import Clock
+from qimem.kernel.context import Actor, RequestContext
+from qimem.kernel.epochs import EpochSource
+from qimem.kernel.ids import SYSTEM_REALM, RealmId, is_name
+from qimem.kernel.limits import PERMISSIONS_PER_ROLE_MAX, ROLES_PER_SUBJECT_MAX
+from qimem.kernel.transaction import Tx
+from qimem.kernel.unit_of_work import UnitOfWork
+from qimem.wire.auth import Role
+
+
+class RoleService:
+    """Roles of a realm."""
+
+    def __init__(self, work: UnitOfWork, epochs: EpochSource, store: RoleStore, clock: Clock) -> None:
+        self._work = work
+        self._epochs = epochs
+        self._store = store
+        self._clock = clock
+
+    async def create(self, ctx: RequestContext, name: str, permissions: Sequence[str]) -> Role:
+        """Make a role; an existing one is never overwritten.
+
+        Raises:
+            Forbidden: without `roles:create`, or granting a platform permission that the caller lacks.
+            InvalidFields: a malformed name, or a name in `permissions` that cannot be a permission.
+            Conflict: `already_exists`, also for the names of built-in roles.
+        """
+        require_everywhere(ctx, Permission.ROLES_CREATE)
+        if not is_name(name):
+            raise InvalidFields({"/name": "must match [a-z0-9][a-z0-9._-]{0,62} and not be a UUID"})
+        canonical = _canonical(permissions)
+        require_grantable(ctx.actor, canonical)
+        if name in BUILT_IN_ROLES:
+            raise Conflict(f"role already exists: {name}", code="already_exists")
+        record = RoleRecord(ctx.realm_id, name, canonical, built_in=False, created_us=self._clock.now_us())
+
+        def insert(tx: Tx) -> Role:
+            if self._epochs.at(tx, ctx.realm_id) is None:
+                raise realm_not_found(ctx.realm_id)
+            if not self._store.insert(tx, record):
+                raise Conflict(f"role already exists: {name}", code="already_exists")
+            return Role(name=name, permissions=list(canonical), realm_id=ctx.realm_id)
+
+        return await self._work.run(ctx, insert, Role, object_id=lambda role: role.name)
+
+
+class RoleAssignment:
+    """Checks roles that are about to be given to a user or client; every path that assigns calls it."""
+
+    def __init__(self, store: RoleStore) -> None:
+        self._store = store
+
+    def check(self, tx: Tx, actor: Actor, realm_id: RealmId, names: Sequence[str]) -> tuple[str, ...]:
+        """The role names, each once, after checking that they exist and may be given by the actor.
+
+        Raises:
+            Invalid: `role_not_found`, or more than 64 roles.
+            Forbidden: a role carries a platform permission that the actor lacks.
+        """
+        wanted = tuple(dict.fromkeys(names))
+        if len(wanted) > ROLES_PER_SUBJECT_MAX:
+            raise InvalidFields({"/roles": f"at most {ROLES_PER_SUBJECT_MAX} roles"})
+        found = {role.name: role for role in self._store.find_many(tx, realm_id, wanted)} if wanted else {}
+        for name in wanted:
+            role = found.get(name)
+            if role is None:
+                raise Invalid(f"role not found: {name}", code="role_not_found")
+            require_grantable(actor, role.permissions)
+        return wanted
+
+
+class BuiltInRoles:
+    """Gives a new realm its built-in roles."""
+
+    def __init__(self, store: RoleStore) -> None:
+        self._store = store
+
+    def prepare(self, realm_id: RealmId, now_us: int) -> None:
+        """Nothing to make beforehand."""
+
+    def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:
+        """Write `realm-admin`, and `operator` in realm `system` alone."""
+        for name, wildcard in BUILT_IN_ROLES.items():
+            if name == "operator" and realm_id != SYSTEM_REALM:
+                continue
+            self._store.insert(tx, RoleRecord(realm_id, name, (wildcard,), built_in=True, created_us=now_us))
+
+
+def _canonical(permissions: Sequence[str]) -> tuple[str, ...]:
+    if len(permissions) > PERMISSIONS_PER_ROLE_MAX:
+        raise InvalidFields({"/permissions": f"at most {PERMISSIONS_PER_ROLE_MAX} permissions"})
+    canonical = []
+    for index, name in enumerate(permissions):
+        try:
+            canonical.append(parse(name))
+        except Invalid as error:
+            raise InvalidFields({f"/permissions/{index}": error.message}) from error
+    return tuple(dict.fromkeys(canonical))

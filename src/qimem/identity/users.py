@@ -1,0 +1,121 @@
+"""The life of users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from qimem.authz.decisions import require_everywhere
+from qimem.authz.permissions import Permission
+from qimem.crypto.randomness import new_uuid
+from qimem.errors import Conflict, InvalidFields, realm_not_found
+from qimem.identity.models import UserRecord
+from qimem.identity.passwords import PasswordLane, check_password
+from qimem.identity.ports import UserStore
+from qimem.identity.roles import RoleAssignment
+from qimem.identity.usernames import canonical_username
+from qimem.kernel.clock import Clock, rfc3339
+from qimem.kernel.context import Actor, RequestContext
+from qimem.kernel.epochs import EpochSource
+from qimem.kernel.ids import RealmId
+from qimem.kernel.limits import EMAIL_CHARS_MAX
+from qimem.kernel.secret import SecretText
+from qimem.kernel.transaction import Tx
+from qimem.kernel.unit_of_work import UnitOfWork
+from qimem.wire.auth import User
+
+
+class UserService:
+    """Users of a realm."""
+
+    def __init__(
+        self,
+        work: UnitOfWork,
+        epochs: EpochSource,
+        store: UserStore,
+        roles: RoleAssignment,
+        lane: PasswordLane,
+        clock: Clock,
+    ) -> None:
+        self._work = work
+        self._epochs = epochs
+        self._store = store
+        self._roles = roles
+        self._lane = lane
+        self._clock = clock
+
+    async def create(
+        self,
+        ctx: RequestContext,
+        username: str,
+        password: SecretText,
+        roles: Sequence[str],
+        email: str | None,
+    ) -> User:
+        """Add a user; an existing one is never overwritten.
+
+        Raises:
+            Forbidden: without `users:create`, or giving a role beyond what the caller holds.
+            Invalid: `weak_password`, `role_not_found`, `invalid_field`.
+            NotFound: `realm_not_found`.
+            Conflict: `already_exists`: the name is taken, in any spelling.
+        """
+        require_everywhere(ctx, Permission.USERS_CREATE)
+        insert = await self.creation(ctx.actor, ctx.realm_id, username, password, roles, email)
+        return await self._work.run(ctx, insert, User, object_id=lambda user: str(user.id))
+
+    async def creation(
+        self,
+        actor: Actor,
+        realm_id: RealmId,
+        username: str,
+        password: SecretText,
+        roles: Sequence[str],
+        email: str | None,
+    ) -> Callable[[Tx], User]:
+        """The change itself, with its password hashed; for a transaction to run."""
+        username_key = canonical_username(username)
+        _check_email(email)
+        phc = await self._lane.hash(realm_id, check_password(password))
+
+        def insert(tx: Tx) -> User:
+            if self._epochs.at(tx, realm_id) is None:
+                raise realm_not_found(realm_id)
+            record = UserRecord(
+                realm_id=realm_id,
+                user_id=new_uuid(),
+                username=username,
+                username_key=username_key,
+                email=email,
+                enabled=True,
+                roles=self._roles.check(tx, actor, realm_id, roles),
+                created_us=self._clock.now_us(),
+            )
+            if not self._store.insert(tx, record, phc):
+                raise Conflict(f"user already exists: {username}", code="already_exists")
+            return shown(record)
+
+        return insert
+
+
+def shown(record: UserRecord) -> User:
+    """The user as the API shows it."""
+    return User(
+        id=record.user_id,
+        username=record.username,
+        realm_id=record.realm_id,
+        roles=list(record.roles),
+        enabled=record.enabled,
+        created_at=rfc3339(record.created_us),
+        email=record.email,
+    )
+
+
+def _check_email(email: str | None) -> None:
+    if email is None:
+        return
+    local, at, domain = email.rpartition("@")
+    # ASCII only: a compatibility character that normalizes to another address is a known takeover
+    # (Auth.js CVE-2026-73420); what mailboxes exist only a mail can tell.
+    visible = email.isascii() and all("!" <= char <= "~" for char in email)
+    if not (at and local and "." in domain.strip(".") and visible and len(email) <= EMAIL_CHARS_MAX):
+        raise InvalidFields({"/email": "not an e-mail address"})

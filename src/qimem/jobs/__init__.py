@@ -1,0 +1,1 @@
+"""Background work: one leased runner, so that any number of workers run each task once."""

@@ -1,0 +1,41 @@
+"""What happens in the background."""
+
+from __future__ import annotations
+
+from qimem.jobs.ports import ExpiredRows
+from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.transaction import Database
+
+MARGIN_SECONDS = 3600
+_ROWS_PER_RUN = 1_000
+_RUNS_MAX = 100
+
+
+class ExpiredSweep:
+    """Deletes rows whose subject has been dead for a margin, by the clock on the wall and by the clock that ran.
+
+    A wall clock that jumps a day ahead would otherwise delete the record of a revocation, and when it
+    jumps back the revoked token would live again. So nothing is deleted before this process has itself
+    seen the margin pass.
+    """
+
+    def __init__(self, database: Database, rows: ExpiredRows, clock: Clock) -> None:
+        self._database = database
+        self._rows = rows
+        self._clock = clock
+        self._started_us = clock.now_us()
+        self._started = clock.monotonic_seconds()
+
+    async def run(self) -> None:
+        """Delete in small transactions until nothing old is left, or enough for one run."""
+        elapsed = self._clock.monotonic_seconds() - self._started
+        if elapsed < MARGIN_SECONDS:
+            return
+        by_age_us = self._started_us + int(elapsed * MICROSECONDS)
+        before_us = min(self._clock.now_us(), by_age_us) - MARGIN_SECONDS * MICROSECONDS
+        for _ in range(_RUNS_MAX):
+            deleted = await self._database.write(
+                lambda tx: self._rows.delete_expired(tx, before_us=before_us, limit=_ROWS_PER_RUN)
+            )
+            if deleted == 0:
+                return

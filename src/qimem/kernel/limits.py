@@ -1,0 +1,84 @@
+"""Every numeric limit of the product, in one place, with its unit and its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# HTTP framing. Figures from the framing probes: slow clients are cut, honest ones never notice.
+FIRST_BYTE_SECONDS: Final = 10.0
+HEADERS_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 20.0
+WRITE_STALL_SECONDS: Final = 20.0
+HEADER_BYTES_MAX: Final = 32 * 1024
+HEADER_COUNT_MAX: Final = 100
+URL_BYTES_MAX: Final = 8 * 1024
+CONNECTIONS_MAX: Final = 10_000
+"""Per worker; beyond it a new connection is closed at once, before any work is done for it."""
+
+# Bodies. Decrypt takes more, so that every envelope handed out can be handed back.
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+DECRYPT_BODY_BYTES_MAX: Final = 6 * 1024 * 1024
+JSON_DEPTH_MAX: Final = 32
+BATCH_ITEMS_MAX: Final = 1_000
+REQUEST_ID_CHARS_MAX: Final = 128
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+IDEMPOTENCY_SECONDS: Final = 24 * 3600
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 200
+CURSOR_CHARS_MAX: Final = 512
+
+# Keys.
+MESSAGES_PER_VERSION_MAX: Final = 2**32
+"""NIST SP 800-38D §8.3: random 96-bit nonces under one key stay below 2^-32 repeat probability."""
+LEASE_BLOCK_MIN: Final = 2**10
+LEASE_BLOCK_MAX: Final = 2**20
+KEYRING_ENTRIES_MAX: Final = 100_000
+"""Unwrapped key versions a worker holds; about 1 KiB each."""
+
+# Caches.
+CACHED_REALMS_MAX: Final = 16_384
+CACHED_ENTRIES_PER_REALM_MAX: Final = 20_000
+VERIFIED_TOKENS_MAX: Final = 50_000
+
+# Tokens.
+ACCESS_TOKEN_SECONDS: Final = 900
+REFRESH_TOKEN_SECONDS: Final = 86_400
+REFRESH_GRACE_SECONDS: Final = 10
+BEARER_CHARS_MAX: Final = 8 * 1024
+"""Longer is refused before any base64 is decoded (Authlib CVE-2025-61920)."""
+
+# Names and credentials.
+PASSWORD_CHARS_MIN: Final = 8
+PASSWORD_CHARS_MAX: Final = 256
+USERNAME_CHARS_MAX: Final = 128
+DISPLAY_NAME_CHARS_MAX: Final = 256
+EMAIL_CHARS_MAX: Final = 254
+CLIENT_ID_CHARS_MAX: Final = 128
+PERMISSION_CHARS_MAX: Final = 128
+PERMISSIONS_PER_ROLE_MAX: Final = 256
+ROLES_PER_SUBJECT_MAX: Final = 64
+REDIRECT_URIS_MAX: Final = 32
+URI_CHARS_MAX: Final = 2_048
+SCOPE_CHARS_MAX: Final = 1_024
+CLIENT_METADATA_BYTES_MAX: Final = 64 * 1024
+
+# The password lane: 19 MiB per running hash, so width times 19 MiB is its memory.
+PASSWORD_LANE_WIDTH: Final = 2
+PASSWORD_LANE_QUEUE_MAX: Final = 64
+PASSWORD_LANE_WAIT_SECONDS: Final = 5.0
+
+# Storage.
+GROUP_COMMIT_MAX: Final = 128
+"""Operations that share one COMMIT: more adds latency without fewer syncs per operation."""
+WRITE_QUEUE_MAX: Final = 4_096
+POSTGRES_POOL_MAX: Final = 8
+POSTGRES_RETRIES_MAX: Final = 8
+STATEMENT_TIMEOUT_SECONDS: Final = 5
+BUSY_TIMEOUT_SECONDS: Final = 2.0
+
+# Processes.
+WORKERS_MAX: Final = 64
+DRAIN_SECONDS: Final = 10.0
+HEARTBEAT_SECONDS: Final = 1.0
+HEARTBEAT_MISSED_SECONDS: Final = 10.0
+WORKER_START_SECONDS: Final = 30.0

@@ -1,0 +1,46 @@
+"""The identity of an installation: who it is, and proof that the root key in hand is its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from qimem.kernel.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The single row that makes a database this installation.
+
+    Args:
+        incarnation: 16 random bytes, new after a restore: what was remembered before is void.
+        key_check: Key check value of the root key, see `crypto.mac.key_check_value`.
+        external_url: Base URL of issuers and audiences; None until the first start.
+    """
+
+    instance_id: UUID
+    incarnation: bytes
+    key_check: bytes
+    external_url: str | None
+    created_us: int
+
+
+class InstanceStore(Protocol):
+    """The single row."""
+
+    def find(self, tx: Tx) -> Instance | None:
+        """The instance, or None in an empty database."""
+        ...
+
+    def insert(self, tx: Tx, instance: Instance) -> None:
+        """Make the database this instance's.
+
+        Raises:
+            UniqueViolation: it belongs to one already.
+        """
+        ...
+
+    def set_external_url(self, tx: Tx, external_url: str) -> bool:
+        """Store it if none is stored yet; False when one was."""
+        ...

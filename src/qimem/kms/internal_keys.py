@@ -1,0 +1,188 @@
+"""The realm's own keys: they sign its tokens, MAC its refresh tokens and pepper its passwords.
+
+They are ordinary keys, wrapped, versioned and rotated like any other, with a purpose that keeps
+them out of encrypt, decrypt and the list of keys.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from qimem.crypto.algorithms import Algorithm
+from qimem.crypto.jose import thumbprint
+from qimem.crypto.mac import mac, mac_matches
+from qimem.crypto.randomness import new_uuid
+from qimem.crypto.signatures import ES256Signer, generate_es256
+from qimem.errors import Internal
+from qimem.kernel.epochs import RealmCache, RealmCaches
+from qimem.kernel.ids import RealmId
+from qimem.kernel.secret import SecretBytes
+from qimem.kernel.transaction import Tx
+from qimem.kms.hierarchy import RealmKek, random_key
+from qimem.kms.keyring import Keyring
+from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.ports import KeyStore
+
+_SYMMETRIC = (Purpose.REFRESH_MAC, Purpose.PASSWORD_PEPPER)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRealm:
+    """Key material of a realm that does not exist yet."""
+
+    kek: RealmKek
+    wrapped_kek: bytes
+    keys: tuple[tuple[KeyVersion, WrappedMaterial], ...]
+
+
+class RealmKeyProvisioning:
+    """Gives a new realm its KEK and its internal keys."""
+
+    def __init__(self, store: KeyStore, keyring: Keyring) -> None:
+        self._store = store
+        self._keyring = keyring
+
+    def prepare(self, realm_id: RealmId, now_us: int) -> PreparedRealm:
+        """Make the keys outside the transaction that will hold them."""
+        kek = RealmKek(self._keyring.instance_id, realm_id, 1, random_key())
+        keys = [_signing_key(kek, now_us)]
+        for purpose in _SYMMETRIC:
+            version = _first_version(realm_id, purpose, Algorithm.HMAC_SHA256, now_us)
+            material = random_key()
+            keys.append((version, WrappedMaterial(kek.wrap_material(version, material), kek.version)))
+            material.wipe()
+        return PreparedRealm(kek, self._keyring.wrap_kek(kek), tuple(keys))
+
+    def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:
+        """Write them in the transaction that creates the realm."""
+        assert isinstance(prepared, PreparedRealm)
+        self._store.insert_kek(tx, realm_id, prepared.kek.version, prepared.wrapped_kek, now_us)
+        for version, material in prepared.keys:
+            self._store.insert_key(tx, version, material)
+
+
+class InternalKeys:
+    """Uses the realm's own keys: token signer, refresh MAC and password pepper."""
+
+    def __init__(self, caches: RealmCaches, store: KeyStore, keyring: Keyring) -> None:
+        self._caches = caches
+        self._store = store
+        self._keyring = keyring
+
+    async def active_kid(self, realm_id: RealmId) -> str:
+        """RFC 7638 thumbprint of the key that signs now."""
+        cache = await self._cache(realm_id)
+        active = next(
+            version for version in await self._versions(cache, Purpose.TOKEN_SIGNING) if version.active
+        )
+        for kid, version in (await self._signing_keys(cache)).items():
+            if version[0].key_id == active.key_id:
+                return kid
+        raise Internal
+
+    async def sign(self, realm_id: RealmId, kid: str, data: bytes) -> bytes:
+        """64-byte ES256 signature r‖s (RFC 7518 §3.4).
+
+        Raises:
+            Internal: the realm has no such key.
+        """
+        cache = await self._cache(realm_id)
+        found = (await self._signing_keys(cache)).get(kid)
+        if found is None:
+            raise Internal
+        signer = await self._keyring.handle(found[0], ES256Signer)
+        return signer.sign(data)
+
+    async def public_keys(self, realm_id: RealmId) -> dict[str, dict[str, str]]:
+        """kid → public JWK of every key whose tokens verify, newest first; empty for an absent realm."""
+        cache = await self._caches.fresh(realm_id)
+        if cache is None:
+            return {}
+        return {kid: jwk for kid, (_, jwk) in (await self._signing_keys(cache)).items()}
+
+    async def tag(self, realm_id: RealmId, data: bytes) -> bytes:
+        """32-byte HMAC-SHA256 tag under the realm's refresh key."""
+        return mac(await self._secret(realm_id, Purpose.REFRESH_MAC), data)
+
+    async def verify(self, realm_id: RealmId, data: bytes, tag: bytes) -> bool:
+        """Whether the tag is the realm's, in constant time; false for an absent realm."""
+        if await self._caches.fresh(realm_id) is None:
+            return False
+        return mac_matches(await self._secret(realm_id, Purpose.REFRESH_MAC), data, tag)
+
+    async def pepper(self, realm_id: RealmId) -> SecretBytes:
+        """The secret mixed into every password hash of the realm."""
+        return await self._secret(realm_id, Purpose.PASSWORD_PEPPER)
+
+    async def _secret(self, realm_id: RealmId, purpose: Purpose) -> SecretBytes:
+        cache = await self._cache(realm_id)
+        newest = (await self._versions(cache, purpose))[0]
+        return await self._keyring.handle(newest, _own_copy)
+
+    async def _signing_keys(self, cache: RealmCache) -> dict[str, tuple[KeyVersion, dict[str, str]]]:
+        found: dict[str, tuple[KeyVersion, dict[str, str]]] | None = cache.find("signing-keys", None)
+        if found is None:
+            found = {}
+            for version in await self._versions(cache, Purpose.TOKEN_SIGNING):
+                if version.enabled:
+                    jwk = await self._public(cache, version)
+                    found[jwk["kid"]] = (version, jwk)
+            cache.keep("signing-keys", None, found)
+        return found
+
+    async def _public(self, cache: RealmCache, version: KeyVersion) -> dict[str, str]:
+        realm_id = cache.realm_id
+        stored = await cache.get(
+            "public", version.key_id, lambda tx: self._store.material(tx, realm_id, version.key_id)
+        )
+        if stored is None or stored.public is None:
+            raise Internal
+        jwk: dict[str, str] = json.loads(stored.public)
+        return jwk
+
+    async def _versions(self, cache: RealmCache, purpose: Purpose) -> list[KeyVersion]:
+        realm_id = cache.realm_id
+        found = await cache.get(
+            "internal", purpose, lambda tx: list(self._store.find_internal(tx, realm_id, purpose)) or None
+        )
+        if found is None:
+            raise Internal
+        return found
+
+    async def _cache(self, realm_id: RealmId) -> RealmCache:
+        cache = await self._caches.fresh(realm_id)
+        if cache is None:
+            raise Internal
+        return cache
+
+
+def _own_copy(material: SecretBytes) -> SecretBytes:
+    return SecretBytes(material.reveal())
+
+
+def _first_version(realm_id: RealmId, purpose: Purpose, algorithm: Algorithm, now_us: int) -> KeyVersion:
+    key_id = new_uuid()
+    return KeyVersion(
+        realm_id=realm_id,
+        key_id=key_id,
+        lineage_id=key_id,
+        version=1,
+        active=True,
+        enabled=True,
+        purpose=purpose,
+        algorithm=algorithm,
+        name=None,
+        created_us=now_us,
+    )
+
+
+def _signing_key(kek: RealmKek, now_us: int) -> tuple[KeyVersion, WrappedMaterial]:
+    version = _first_version(kek.realm_id, Purpose.TOKEN_SIGNING, Algorithm.ES256, now_us)
+    private, public = generate_es256()
+    jwk = {**public, "kid": thumbprint(public), "use": "sig", "alg": "ES256"}
+    material = WrappedMaterial(
+        kek.wrap_material(version, private), kek.version, json.dumps(jwk, separators=(",", ":")).encode()
+    )
+    private.wipe()
+    return version, material

@@ -1,0 +1,65 @@
+"""The hard message limit of a key version, without a database write per message.
+
+With random 96-bit nonces a key may encrypt at most 2^32 messages (NIST SP 800-38D §8.3). A worker
+takes counts in blocks in advance, small at first and doubling with use; what a crash loses was
+counted as used, so the limit holds on the safe side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from qimem.errors import Conflict
+from qimem.kernel.ids import RealmId
+from qimem.kernel.limits import LEASE_BLOCK_MAX, LEASE_BLOCK_MIN
+from qimem.kernel.transaction import Database
+from qimem.kms.ports import KeyStore
+
+
+class MessageLease:
+    """What this worker may still encrypt under one version before it must ask again."""
+
+    __slots__ = ("_block", "_lock", "key_id", "realm_id", "remaining")
+
+    def __init__(self, realm_id: RealmId, key_id: UUID) -> None:
+        self.realm_id = realm_id
+        self.key_id = key_id
+        self.remaining = 0
+        self._block = LEASE_BLOCK_MIN
+        self._lock = asyncio.Lock()
+
+    def take(self) -> bool:
+        """Use one message if the lease has any left."""
+        if self.remaining > 0:
+            self.remaining -= 1
+            return True
+        return False
+
+    async def take_leasing(self, database: Database, store: KeyStore) -> None:
+        """Use one message, leasing a new block first when none is left.
+
+        Raises:
+            Conflict: `key_exhausted`: the version reached its limit.
+            Unavailable: the lease could not be written.
+        """
+        while not self.take():
+            async with self._lock:
+                if self.remaining:
+                    continue
+                block = self._block
+                granted = await database.write(
+                    lambda tx: store.lease_messages(tx, self.realm_id, self.key_id, block)
+                )
+                if granted == 0:
+                    raise Conflict(
+                        f"key exhausted: {self.key_id}", code="key_exhausted", hint="rotate the key"
+                    )
+                self._block = min(block * 2, LEASE_BLOCK_MAX)
+                self.remaining += granted
+
+    async def give_back(self, database: Database, store: KeyStore) -> None:
+        """Return what was not used, when the worker drains."""
+        unused, self.remaining = self.remaining, 0
+        if unused:
+            await database.write(lambda tx: store.return_messages(tx, self.realm_id, self.key_id, unused))

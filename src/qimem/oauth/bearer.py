@@ -1,0 +1,139 @@
+"""Bearer authentication: whose token is this, and what may they do right now.
+
+Two things are remembered, for two reasons. That a signature verified depends only on the realm's
+signing keys, so it is kept across epochs by the token's digest, together with the key that vouched
+for it. What the holder may do is state, so it is kept under the realm's epoch and looked up again
+whenever anything in the realm changed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from qimem.authz.decisions import permits
+from qimem.authz.permissions import Permission
+from qimem.crypto.mac import digest
+from qimem.errors import Unauthenticated, realm_not_found
+from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.context import Actor, ActorKind
+from qimem.kernel.epochs import RealmCache, RealmCaches
+from qimem.kernel.ids import RealmId, is_realm_id, parse_uuid
+from qimem.kernel.limits import BEARER_CHARS_MAX, VERIFIED_TOKENS_MAX
+from qimem.kernel.transaction import Tx
+from qimem.oauth.access_token import AccessTokens, invalid_token
+from qimem.oauth.models import AccessClaims
+from qimem.oauth.ports import GrantStore, TokenSigner
+from qimem.oauth.standing import StandingCheck
+
+_SCHEME = b"bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    claims: AccessClaims
+    kid: str
+
+
+class BearerAuthenticator:
+    """Turns an Authorization header into an actor."""
+
+    def __init__(
+        self,
+        caches: RealmCaches,
+        access_tokens: AccessTokens,
+        signer: TokenSigner,
+        standing: StandingCheck,
+        grants: GrantStore,
+        clock: Clock,
+    ) -> None:
+        self._caches = caches
+        self._access_tokens = access_tokens
+        self._signer = signer
+        self._standing = standing
+        self._grants = grants
+        self._clock = clock
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+
+    async def authenticate(self, authorization: bytes | None) -> Actor:
+        """The caller behind a header.
+
+        Raises:
+            Unauthenticated: `unauthenticated` without a header, else `invalid_token`.
+            Unavailable: the current state cannot be read; nobody is let in on memory alone.
+        """
+        if authorization is None:
+            raise Unauthenticated("authentication required", code="unauthenticated")
+        if len(authorization) > BEARER_CHARS_MAX or authorization[:7].lower() != _SCHEME:
+            raise invalid_token()
+        token = authorization[7:]
+        token_digest = digest(token)
+        verified = self._verified.get(token_digest) or await self._verify(token_digest, token)
+        claims = verified.claims
+        if claims.expires_at * MICROSECONDS <= self._clock.now_us():
+            raise invalid_token()
+        cache = await self._caches.fresh(claims.realm_id)
+        if cache is None:
+            raise invalid_token()
+        actor: Actor | None = cache.find("actor", token_digest)
+        if actor is None:
+            actor = await self._look_up(cache, token_digest, verified)
+        return actor
+
+    def permits(self, actor: Actor, permission: Permission) -> bool:
+        """Whether the actor holds the permission with any scope."""
+        return permits(actor.permissions, permission)
+
+    async def target_realm(self, actor: Actor, realm_id: str | None) -> RealmId:
+        """The realm a request is about: the caller's own, or the one an operator names.
+
+        Raises:
+            NotFound: `realm_not_found`, alike for absent realms and for callers without the right.
+        """
+        if realm_id is None or realm_id == actor.realm_id:
+            return actor.realm_id
+        if not actor.permissions.operator or not is_realm_id(realm_id):
+            raise realm_not_found(realm_id)
+        if await self._caches.fresh(RealmId(realm_id)) is None:
+            raise realm_not_found(realm_id)
+        return RealmId(realm_id)
+
+    async def _verify(self, token_digest: bytes, token: bytes) -> _Verified:
+        try:
+            text = token.decode("ascii")
+        except UnicodeDecodeError:
+            raise invalid_token() from None
+        verified = _Verified(*await self._access_tokens.verify(text))
+        self._verified[token_digest] = verified
+        if len(self._verified) > VERIFIED_TOKENS_MAX:
+            self._verified.popitem(last=False)
+        return verified
+
+    async def _look_up(self, cache: RealmCache, token_digest: bytes, verified: _Verified) -> Actor:
+        claims = verified.claims
+        if verified.kid not in await self._signer.public_keys(claims.realm_id):
+            raise invalid_token()
+        actor = await cache.get("actor", token_digest, lambda tx: self._current(tx, claims))
+        if actor is None:
+            raise invalid_token()
+        return actor
+
+    def _current(self, tx: Tx, claims: AccessClaims) -> Actor | None:
+        user_id = None if claims.subject == claims.client_id else parse_uuid(claims.subject)
+        if user_id is None and claims.subject != claims.client_id:
+            return None
+        standing = self._standing.load(tx, claims.realm_id, claims.client_id, user_id)
+        if standing is None or self._grants.is_access_token_revoked(tx, claims.realm_id, claims.token_id):
+            return None
+        if claims.grant_id is not None:
+            grant = self._grants.find(tx, claims.realm_id, claims.grant_id)
+            if grant is None or grant.revoked_us is not None:
+                return None
+        return Actor(
+            realm_id=claims.realm_id,
+            kind=ActorKind.CLIENT if user_id is None else ActorKind.USER,
+            subject=standing.subject,
+            client_id=claims.client_id,
+            token_id=claims.token_id,
+            permissions=standing.permissions,
+        )

@@ -1,0 +1,88 @@
+"""Client authentication: by secret, or none for public clients."""
+
+from __future__ import annotations
+
+import hmac
+from collections import OrderedDict
+
+from qimem.crypto.mac import digest
+from qimem.errors import Unauthenticated
+from qimem.kernel.epochs import RealmCaches
+from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.limits import CACHED_REALMS_MAX, CLIENT_ID_CHARS_MAX
+from qimem.kernel.secret import SecretText
+from qimem.kernel.transaction import Database, Tx
+from qimem.oauth.models import ClientRecord
+from qimem.oauth.ports import ClientStore
+from qimem.realms.ports import RealmStore
+
+_NOBODY = digest(b"no client has this digest")
+
+
+def invalid_client() -> Unauthenticated:
+    """One answer for unknown client, wrong secret and wrong realm."""
+    return Unauthenticated("invalid client credentials", code="invalid_client")
+
+
+class ClientAuthenticator:
+    """Finds the client behind an id and checks its secret."""
+
+    def __init__(
+        self, database: Database, caches: RealmCaches, clients: ClientStore, realms: RealmStore
+    ) -> None:
+        self._database = database
+        self._caches = caches
+        self._clients = clients
+        self._realms = realms
+        # A client id is random and belongs to one realm for ever, so only presence is remembered.
+        self._realm_of: OrderedDict[str, RealmId] = OrderedDict()
+
+    async def authenticate(
+        self, client_id: str, secret: SecretText | None, realm_id: str | None
+    ) -> ClientRecord:
+        """The client, if it is who it says.
+
+        Args:
+            secret: None for public clients.
+            realm_id: The realm the caller named, or None to use the client's.
+
+        Raises:
+            Unauthenticated: `invalid_client`, for every reason alike.
+            Unavailable: storage cannot answer.
+        """
+        client = await self._find(client_id)
+        stored = client.secret_digest if client is not None else None
+        presented = digest(secret.reveal().encode("utf-8", "surrogatepass")) if secret is not None else b""
+        matches = hmac.compare_digest(stored or _NOBODY, presented)
+        if client is None or (realm_id is not None and realm_id != client.realm_id) or not client.enabled:
+            raise invalid_client()
+        if stored is None and secret is None:
+            return client
+        if stored is None or not matches:
+            raise invalid_client()
+        return client
+
+    async def _find(self, client_id: str) -> ClientRecord | None:
+        if not 0 < len(client_id) <= CLIENT_ID_CHARS_MAX:
+            return None
+        realm_id = await self._realm(client_id)
+        cache = await self._caches.fresh(realm_id) if realm_id is not None else None
+        if cache is None:
+            return None
+        found = cache.realm_id
+
+        def load(tx: Tx) -> ClientRecord | None:
+            realm = self._realms.find(tx, found)
+            return self._clients.find(tx, found, client_id) if realm is not None and realm.enabled else None
+
+        return await cache.get("client", client_id, load)
+
+    async def _realm(self, client_id: str) -> RealmId | None:
+        realm_id = self._realm_of.get(client_id)
+        if realm_id is None:
+            realm_id = await self._database.read(lambda tx: self._clients.find_realm(tx, ClientId(client_id)))
+            if realm_id is not None:
+                self._realm_of[client_id] = realm_id
+                if len(self._realm_of) > CACHED_REALMS_MAX:
+                    self._realm_of.popitem(last=False)
+        return realm_id

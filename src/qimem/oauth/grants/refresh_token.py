@@ -1,0 +1,143 @@
+"""Refresh with rotation: each refresh token works once, and a lost answer logs nobody out.
+
+The grant row carries the generation of its one live refresh token. Presenting it moves the
+generation on, in one conditional statement. Presenting the one just spent, within the grace time,
+with the same client authentication and while its successor is unused, gives that same successor
+again. Anything older is a copy in someone's hands: the whole grant ends.
+"""
+
+from __future__ import annotations
+
+from qimem.errors import Invalid
+from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.epochs import EpochSource
+from qimem.kernel.limits import REFRESH_GRACE_SECONDS
+from qimem.kernel.secret import SecretText
+from qimem.kernel.transaction import Database, Tx
+from qimem.oauth.client_auth import ClientAuthenticator, invalid_client
+from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
+from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
+from qimem.oauth.ports import GrantStore, RefreshMac
+from qimem.oauth.refresh_token import PresentedRefreshToken, is_genuine, parse_refresh_token
+from qimem.wire.auth import RefreshRequest, TokenResponse
+
+
+class _Reused(Exception):  # noqa: N818 - a signal, not an error: it undoes nothing but the attempt
+    """A spent refresh token came back."""
+
+
+def invalid_refresh_token() -> Invalid:
+    """One answer for unknown, spent, expired, revoked and forged refresh tokens."""
+    return invalid_grant("invalid refresh token")
+
+
+class RefreshTokenGrant:
+    """Spends a refresh token for a new pair."""
+
+    def __init__(
+        self,
+        database: Database,
+        epochs: EpochSource,
+        grants: GrantStore,
+        clients: ClientAuthenticator,
+        issuer: Issuer,
+        macs: RefreshMac,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._epochs = epochs
+        self._grants = grants
+        self._clients = clients
+        self._issuer = issuer
+        self._macs = macs
+        self._clock = clock
+
+    async def exchange(self, request: RefreshRequest) -> TokenResponse:
+        """A new pair for the grant behind the token.
+
+        Raises:
+            Unauthenticated: `invalid_client`: client credentials were sent and are wrong.
+            Invalid: `invalid_grant`.
+            Unavailable: the refresh could not be written.
+        """
+        client = await self._client(request)
+        token = parse_refresh_token(request.refresh_token)
+        grant = await self._genuine(token)
+        if token is None or grant is None:
+            raise invalid_refresh_token()
+        if client is not None and client.client_id != grant.client_id:
+            raise invalid_client()
+        by_client = client is not None and request.client_secret is not None
+        try:
+            return await self._issue(grant, token, by_client=by_client)
+        except _Reused:
+            await self._end(grant)
+            raise invalid_refresh_token() from None
+
+    async def _client(self, request: RefreshRequest) -> ClientRecord | None:
+        if request.client_id is None:
+            if request.client_secret is not None:
+                raise invalid_client()
+            return None
+        secret = SecretText(request.client_secret) if request.client_secret is not None else None
+        return await self._clients.authenticate(request.client_id, secret, None)
+
+    async def _genuine(self, token: PresentedRefreshToken | None) -> GrantRecord | None:
+        if token is None:
+            return None
+        grant = await self._database.read(lambda tx: self._grants.find(tx, token.realm_id, token.grant_id))
+        if grant is None or not await is_genuine(self._macs, token, grant.client_id):
+            return None
+        return grant
+
+    async def _issue(
+        self, grant: GrantRecord, token: PresentedRefreshToken, *, by_client: bool
+    ) -> TokenResponse:
+        def rotate(tx: Tx, scope: str | None) -> GrantRecord:  # noqa: ARG001 - the grant keeps its scope
+            now_us = self._clock.now_us()
+            rotated = self._grants.rotate(
+                tx,
+                grant.realm_id,
+                grant.grant_id,
+                presented=token.generation,
+                now_us=now_us,
+                by_client=by_client,
+            )
+            if rotated is not None:
+                return rotated
+            current = self._grants.find(tx, grant.realm_id, grant.grant_id)
+            if current is None or current.revoked_us is not None or current.expires_us <= now_us:
+                raise invalid_refresh_token()
+            if _in_grace(current, token.generation, now_us, by_client=by_client):
+                return current
+            raise _Reused
+
+        try:
+            return await self._issuer.issue(
+                Authorization(
+                    grant_type=GrantType.REFRESH_TOKEN,
+                    realm_id=grant.realm_id,
+                    client_id=grant.client_id,
+                    user_id=grant.user_id,
+                    scope=None,
+                    write_grant=rotate,
+                )
+            )
+        except Invalid as error:
+            # Which of user, client or realm fell away is nobody's business here.
+            raise invalid_refresh_token() from error
+
+    async def _end(self, grant: GrantRecord) -> None:
+        def revoke(tx: Tx) -> None:
+            self._grants.revoke(tx, grant.realm_id, grant.grant_id, self._clock.now_us())
+            self._epochs.bump(tx, grant.realm_id)
+
+        await self._database.write(revoke)
+
+
+def _in_grace(current: GrantRecord, presented: int, now_us: int, *, by_client: bool) -> bool:
+    if presented != current.generation - 1 or current.rotated_us is None:
+        return False
+    # Both ways: a clock set back must not turn an honest retry into a theft.
+    recent = abs(now_us - current.rotated_us) <= REFRESH_GRACE_SECONDS * MICROSECONDS
+    return recent and current.rotated_by_client == by_client

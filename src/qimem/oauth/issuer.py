@@ -1,0 +1,124 @@
+"""The one way a token comes into being.
+
+Every grant type hands over who was authenticated and what shall be written; standing and policy are
+judged here, in the transaction of the effect, so that no grant type can forget one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from qimem.errors import Invalid
+from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.limits import ACCESS_TOKEN_SECONDS
+from qimem.kernel.transaction import Database, Tx
+from qimem.oauth.access_token import AccessTokens
+from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
+from qimem.oauth.ports import RefreshMac
+from qimem.oauth.refresh_token import make_refresh_token
+from qimem.oauth.standing import Standing, StandingCheck
+from qimem.wire.auth import TokenResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """What a grant type established.
+
+    Args:
+        user_id: None when the client acts for itself.
+        scope: Asked for by the caller, None for the client's whole scope.
+        write_grant: Writes the grant with the scope given to it and returns it as it then stands;
+            None for grant types that leave no grant behind.
+    """
+
+    grant_type: GrantType
+    realm_id: RealmId
+    client_id: ClientId
+    user_id: UUID | None
+    scope: str | None
+    write_grant: Callable[[Tx, str | None], GrantRecord] | None
+
+
+class Issuer:
+    """Issues access and refresh tokens."""
+
+    def __init__(
+        self,
+        database: Database,
+        standing: StandingCheck,
+        access_tokens: AccessTokens,
+        macs: RefreshMac,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._standing = standing
+        self._access_tokens = access_tokens
+        self._macs = macs
+        self._clock = clock
+
+    async def issue(self, authorization: Authorization) -> TokenResponse:
+        """Issue, if realm, client and user stand and the client may use this grant type.
+
+        Raises:
+            Invalid: `unauthorized_client`, `invalid_scope`, or `invalid_grant` when realm, client
+                or user is gone or disabled meanwhile.
+            Unavailable: the grant could not be written.
+        """
+
+        def effect(tx: Tx) -> tuple[Standing, GrantRecord | None, str | None]:
+            standing = self._standing.load(
+                tx, authorization.realm_id, authorization.client_id, authorization.user_id
+            )
+            if standing is None:
+                raise invalid_grant("invalid credentials")
+            if authorization.grant_type not in standing.client.grant_types:
+                raise Invalid("grant type not allowed", code="unauthorized_client")
+            scope = _narrowed(standing.client, authorization.scope)
+            if authorization.write_grant is None:
+                return standing, None, scope
+            grant = authorization.write_grant(tx, scope)
+            return standing, grant, grant.scope
+
+        run = self._database.read if authorization.write_grant is None else self._database.write
+        standing, grant, scope = await run(effect)
+        return await self._answer(authorization.realm_id, standing, grant, scope)
+
+    async def _answer(
+        self, realm_id: RealmId, standing: Standing, grant: GrantRecord | None, scope: str | None
+    ) -> TokenResponse:
+        refresh_token = None
+        if grant is not None and GrantType.REFRESH_TOKEN in standing.client.grant_types:
+            refresh_token = await make_refresh_token(
+                self._macs, realm_id, grant.grant_id, grant.generation, standing.client.client_id
+            )
+        grant_id = grant.grant_id if grant is not None else None
+        expires_in = ACCESS_TOKEN_SECONDS
+        if grant is not None:
+            # The grant's end is absolute: a token issued shortly before it must not outlive it.
+            left = (grant.expires_us - self._clock.now_us()) // MICROSECONDS
+            expires_in = max(1, min(expires_in, left))
+        return TokenResponse(
+            access_token=await self._access_tokens.write(realm_id, standing, grant_id, scope, expires_in),
+            expires_in=expires_in,
+            token_type="Bearer",  # noqa: S106 - RFC 6750 token type
+            refresh_token=refresh_token,
+            scope=scope,
+        )
+
+
+def invalid_grant(message: str) -> Invalid:
+    """The credential or token presented is not good (RFC 6749 §5.2)."""
+    return Invalid(message, code="invalid_grant")
+
+
+def _narrowed(client: ClientRecord, requested: str | None) -> str | None:
+    if requested is None:
+        return client.scope
+    allowed = set((client.scope or "").split(" "))
+    wanted = requested.split(" ")
+    if not requested or "" in wanted or not allowed.issuperset(wanted):
+        raise Invalid("scope exceeds what the client is registered for", code="invalid_scope")
+    return " ".join(dict.fromkeys(wanted))

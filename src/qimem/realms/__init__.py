@@ -1,0 +1,1 @@
+"""Tenants: isolated sets of users, clients, roles and keys."""

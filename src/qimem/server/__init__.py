@@ -1,0 +1,1 @@
+"""Processes: what the operating system sees of the server."""

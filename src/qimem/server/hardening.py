@@ -1,0 +1,47 @@
+"""What the process denies itself and others before it holds a secret.
+
+Not dumpable: no core file, and nobody of the same user reads its memory or environment through
+/proc or ptrace. On systems other than Linux the parts that exist there are done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+
+def harden() -> None:
+    """Files private by default, no core files, no inspection by other processes of the user."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent dies, however it dies.
+
+    Args:
+        parent: Process id of the one that started this process.
+
+    Raises:
+        SystemExit: it is gone already.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have died before the line above; then this process has a new parent and no signal comes.
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,1 @@
+"""The only importer of SQL libraries: schema, engines, repositories, migrations."""

@@ -1,0 +1,1 @@
+"""Schema versions. Alembic is imported only when a database is older than the code."""

@@ -1,0 +1,109 @@
+"""Brings a database to the schema of this code, under a lock, or refuses one from the future.
+
+The version is read first with the raw driver: a start on an up-to-date database imports neither
+Alembic nor an engine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+
+from qimem.storage import sqlite_connection
+from qimem.storage.postgres_connection import connect
+
+HEAD = "0001"
+KNOWN = ("0001",)
+"""Every version this code can open or upgrade from, oldest first."""
+
+_POSTGRES_LOCK = 0x51494D454D  # "QIMEM": one migration at a time over all nodes
+_VERSION = "SELECT version_num FROM schema_version"
+
+
+class SchemaTooNew(Exception):  # noqa: N818 - says what is wrong
+    """The database was written by a newer version of this program."""
+
+
+def sqlite_version(path: Path) -> str | None:
+    """Schema version of an embedded database, None when it is empty or absent."""
+    if not path.exists():
+        return None
+    connection = apsw.Connection(str(path))
+    try:
+        row = connection.execute(_VERSION).fetchone()
+        return None if row is None else str(row[0])
+    except apsw.SQLError:
+        return None
+    finally:
+        connection.close()
+
+
+def postgres_version(url: str) -> str | None:
+    """Schema version of a PostgreSQL database, None when it is empty."""
+    with connect(url) as connection:
+        try:
+            row = connection.execute(_VERSION).fetchone()
+        except psycopg.errors.UndefinedTable:
+            return None
+        return None if row is None else str(row[0])
+
+
+def migrate_sqlite(path: Path) -> None:
+    """Bring an embedded database up to date.
+
+    Raises:
+        SchemaTooNew: it is newer than this code.
+        EngineTooOld: the SQLite engine can lose commits.
+    """
+    # Makes the file and sets its journal mode, which cannot be changed inside a transaction.
+    sqlite_connection.open_writer(path, durable=True).close()
+    if not _is_old(sqlite_version(path)):
+        return
+    import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
+
+    from qimem.storage import sqlite_driver  # noqa: PLC0415
+
+    engine = sa.create_engine(f"sqlite:///{path}", module=sqlite_driver, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _upgrade(connection)
+        connection.commit()
+
+
+def migrate_postgres(url: str) -> None:
+    """Bring a PostgreSQL database up to date; several nodes may try at once.
+
+    Raises:
+        SchemaTooNew: it is newer than this code.
+    """
+    if not _is_old(postgres_version(url)):
+        return
+    import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
+
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool
+    )
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _POSTGRES_LOCK})
+        _upgrade(connection)
+
+
+def _is_old(version: str | None) -> bool:
+    if version is not None and version not in KNOWN:
+        raise SchemaTooNew(
+            f"the database has schema version {version}, this program knows up to {HEAD}: use the newer program"
+        )
+    return version != HEAD
+
+
+def _upgrade(connection: Any) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.2 s to import, and seldom needed
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "qimem:storage/migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

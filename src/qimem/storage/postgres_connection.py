@@ -1,0 +1,90 @@
+"""Connections to PostgreSQL and transactions on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import psycopg
+from psycopg import errors
+
+from qimem.errors import storage_unavailable
+from qimem.kernel.limits import STATEMENT_TIMEOUT_SECONDS
+from qimem.kernel.transaction import ForeignKeyViolation, Statement, UniqueViolation
+from qimem.storage.statement import POSTGRESQL, SQLStatement
+
+_TIMEOUT_MS = STATEMENT_TIMEOUT_SECONDS * 1000
+OPTIONS = (
+    f"-c statement_timeout={_TIMEOUT_MS} -c lock_timeout={_TIMEOUT_MS} "
+    f"-c idle_in_transaction_session_timeout={_TIMEOUT_MS}"
+)
+CONNECT_SECONDS = 3
+
+PostgresConnection = psycopg.Connection[tuple[Any, ...]]
+
+
+def connect(url: str) -> PostgresConnection:
+    """A connection whose transactions are begun and ended by explicit statements.
+
+    Raises:
+        psycopg.OperationalError: the server cannot be reached.
+    """
+    return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS, options=OPTIONS)
+
+
+class PostgresTx:
+    """A transaction on one connection."""
+
+    __slots__ = ("_cursor",)
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._cursor = connection.cursor()
+
+    def one(self, statement: Statement, /, **params: object) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        compiled = cast("SQLStatement", statement).on(POSTGRESQL)
+        self._execute(compiled.text, compiled.arguments(params))
+        row = self._cursor.fetchone()
+        return None if row is None else compiled.row(row)
+
+    def all(self, statement: Statement, /, **params: object) -> Sequence[tuple[Any, ...]]:
+        """Every row."""
+        compiled = cast("SQLStatement", statement).on(POSTGRESQL)
+        self._execute(compiled.text, compiled.arguments(params))
+        return [compiled.row(row) for row in self._cursor.fetchall()]
+
+    def run(self, statement: Statement, /, **params: object) -> int:
+        """Execute; the number of rows changed."""
+        compiled = cast("SQLStatement", statement).on(POSTGRESQL)
+        self._execute(compiled.text, compiled.arguments(params))
+        return self._cursor.rowcount
+
+    def run_each(self, statement: Statement, rows: Sequence[Mapping[str, object]]) -> None:
+        """Execute once for each set of parameters."""
+        for row in rows:
+            self.run(statement, **row)
+
+    def _execute(self, text: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            # The text is compiled from an expression in this package, never from input.
+            self._cursor.execute(cast("Any", text), arguments)
+        except errors.UniqueViolation as error:
+            raise UniqueViolation from error
+        except errors.ForeignKeyViolation as error:
+            raise ForeignKeyViolation from error
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether the transaction surely did nothing and may be run again."""
+    return isinstance(error, errors.SerializationFailure | errors.DeadlockDetected)
+
+
+def unavailable(error: psycopg.Error) -> Exception:
+    """What a failure before COMMIT means: faults of storage are that, anything else is a defect of ours."""
+    storage_faults = (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        errors.ReadOnlySqlTransaction,
+        errors.InternalError,
+    )
+    return storage_unavailable() if isinstance(error, storage_faults) else error

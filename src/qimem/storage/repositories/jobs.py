@@ -1,0 +1,73 @@
+"""Leases of background jobs, and deletion of what expired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from qimem.kernel.transaction import Tx
+from qimem.storage.schema import idempotency, job, oauth_grant, spent
+from qimem.storage.statement import SQLStatement, sql
+
+_ENSURE = sql(
+    insert(job).values({column.name: sa.bindparam(column.name) for column in job.c}).on_conflict_do_nothing()
+)
+_TAKE = sql(
+    sa.update(job)
+    .where(
+        job.c.name == sa.bindparam("of_name"),
+        job.c.leased_until_us <= sa.bindparam("now_us", type_=sa.BigInteger),
+        job.c.last_run_us <= sa.bindparam("due_before_us", type_=sa.BigInteger),
+    )
+    .values(holder=sa.bindparam("by"), leased_until_us=sa.bindparam("until_us"))
+    .returning(job.c.name)
+)
+_FINISH = sql(
+    sa.update(job)
+    .where(job.c.name == sa.bindparam("of_name"), job.c.holder == sa.bindparam("by"))
+    .values(holder=sa.null(), leased_until_us=0, last_run_us=sa.bindparam("now_us"))
+)
+
+
+class JobRepository:
+    """Implements `jobs.ports.JobStore`."""
+
+    def take(self, tx: Tx, name: str, *, holder: str, now_us: int, lease_us: int, due_before_us: int) -> bool:
+        """Lease the job if nobody holds it and it is due."""
+        tx.run(_ENSURE, name=name, holder=None, leased_until_us=0, last_run_us=0)
+        row = tx.one(
+            _TAKE,
+            of_name=name,
+            by=holder,
+            now_us=now_us,
+            until_us=now_us + lease_us,
+            due_before_us=due_before_us,
+        )
+        return row is not None
+
+    def finish(self, tx: Tx, name: str, *, holder: str, now_us: int) -> None:
+        """Release the lease of this holder and note the run."""
+        tx.run(_FINISH, of_name=name, by=holder, now_us=now_us)
+
+
+def _delete_expired(table: sa.Table) -> SQLStatement:
+    key: list[Any] = list(table.primary_key.columns)
+    old = (
+        sa.select(*key)
+        .where(table.c.expires_us <= sa.bindparam("before_us", type_=sa.BigInteger))
+        .limit(sa.bindparam("count", type_=sa.Integer))
+    )
+    return sql(sa.delete(table).where(sa.tuple_(*key).in_(old)))
+
+
+_DELETE = tuple(_delete_expired(table) for table in (spent, idempotency, oauth_grant))
+
+
+class ExpiredRowsRepository:
+    """Implements `jobs.ports.ExpiredRows`."""
+
+    def delete_expired(self, tx: Tx, *, before_us: int, limit: int) -> int:
+        """Delete at most `limit` rows of each table that expired at or before a time."""
+        return sum(tx.run(statement, before_us=before_us, count=limit) for statement in _DELETE)

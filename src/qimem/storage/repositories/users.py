@@ -1,0 +1,96 @@
+"""Users, their passwords and their roles."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from qimem.identity.models import UserRecord
+from qimem.kernel.ids import RealmId
+from qimem.kernel.transaction import Tx
+from qimem.storage.schema import app_user, credential, user_role
+from qimem.storage.statement import sql
+
+_REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
+_USER = sa.select(*app_user.c).where(app_user.c.realm_id == _REALM)
+_FIND = sql(_USER.where(app_user.c.user_id == sa.bindparam("user_id")))
+_FIND_BY_NAME = sql(_USER.where(app_user.c.username_key == sa.bindparam("username_key")))
+_ROLES = sql(
+    sa.select(user_role.c.role)
+    .where(user_role.c.realm_id == _REALM, user_role.c.user_id == sa.bindparam("user_id"))
+    .order_by(user_role.c.position)
+)
+_PASSWORD = sql(
+    sa.select(credential.c.data).where(
+        credential.c.realm_id == _REALM,
+        credential.c.user_id == sa.bindparam("user_id"),
+        credential.c.kind == sa.bindparam("kind"),
+    )
+)
+_INSERT = sql(
+    insert(app_user)
+    .values({column.name: sa.bindparam(column.name) for column in app_user.c})
+    .on_conflict_do_nothing()
+    .returning(app_user.c.user_id)
+)
+_INSERT_CREDENTIAL = sql(
+    sa.insert(credential).values({column.name: sa.bindparam(column.name) for column in credential.c})
+)
+_INSERT_ROLE = sql(
+    sa.insert(user_role).values({column.name: sa.bindparam(column.name) for column in user_role.c})
+)
+_KIND = "password"
+
+
+class UserRepository:
+    """Implements `identity.ports.UserStore`."""
+
+    def insert(self, tx: Tx, user: UserRecord, password_hash: str) -> bool:
+        """Add a user with password and roles; False when the username is taken."""
+        one: dict[str, Any] = {"realm_id": user.realm_id, "user_id": user.user_id}
+        added = tx.one(
+            _INSERT,
+            **one,
+            username=user.username,
+            username_key=user.username_key,
+            email=user.email,
+            enabled=user.enabled,
+            created_us=user.created_us,
+        )
+        if added is None:
+            return False
+        tx.run(_INSERT_CREDENTIAL, **one, kind=_KIND, data=password_hash, created_us=user.created_us)
+        for position, role in enumerate(user.roles):
+            tx.run(_INSERT_ROLE, **one, role=role, position=position)
+        return True
+
+    def find(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> UserRecord | None:
+        """The user by id."""
+        row = tx.one(_FIND, realm_id=realm_id, user_id=user_id)
+        return None if row is None else self._user(tx, row)
+
+    def find_by_username(self, tx: Tx, realm_id: RealmId, username_key: str) -> tuple[UserRecord, str] | None:
+        """The user by canonical name, with the stored password hash."""
+        row = tx.one(_FIND_BY_NAME, realm_id=realm_id, username_key=username_key)
+        if row is None:
+            return None
+        user = self._user(tx, row)
+        password = tx.one(_PASSWORD, realm_id=realm_id, user_id=user.user_id, kind=_KIND)
+        return None if password is None else (user, password[0])
+
+    def _user(self, tx: Tx, row: tuple[Any, ...]) -> UserRecord:
+        realm_id, user_id, username, username_key, email, enabled, created_us = row
+        roles = tx.all(_ROLES, realm_id=realm_id, user_id=user_id)
+        return UserRecord(
+            realm_id=realm_id,
+            user_id=user_id,
+            username=username,
+            username_key=username_key,
+            email=email,
+            enabled=enabled,
+            roles=tuple(role for (role,) in roles),
+            created_us=created_us,
+        )

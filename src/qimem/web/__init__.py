@@ -1,0 +1,1 @@
+"""Everything HTTP. Imports services and wire types, never storage."""

@@ -1,0 +1,166 @@
+"""`/v1/auth`: the HTTP face of realms, roles, clients, users and tokens."""
+
+from __future__ import annotations
+
+from qimem.authz.permissions import Permission
+from qimem.errors import InvalidFields
+from qimem.kernel.secret import SecretText
+from qimem.oauth.clients import Registration
+from qimem.web.kit.endpoint import Call, Endpoint
+from qimem.wire.auth import (
+    CreateClientRequest,
+    CreatedClient,
+    CreateRealmRequest,
+    CreateRoleRequest,
+    CreateUserRequest,
+    Realm,
+    RefreshRequest,
+    Revoked,
+    RevokeRequest,
+    Role,
+    TokenRequest,
+    TokenResponse,
+    User,
+)
+
+
+async def create_realm(call: Call[CreateRealmRequest, None]) -> Realm:
+    """Make a realm."""
+    return await call.services.realms.create(call.context, call.body.id, call.body.name)
+
+
+async def create_role(call: Call[CreateRoleRequest, None]) -> Role:
+    """Make a role."""
+    return await call.services.roles.create(call.context, call.body.name, call.body.permissions)
+
+
+async def create_client(call: Call[CreateClientRequest, None]) -> CreatedClient:
+    """Register a client."""
+    body = call.body
+    if body.name is not None and body.client_name is not None and body.name != body.client_name:
+        raise InvalidFields({"/client_name": "name and client_name are the same field"})
+    registration = Registration(
+        redirect_uris=body.redirect_uris,
+        name=body.name if body.name is not None else body.client_name,
+        grant_types=body.grant_types,
+        response_types=body.response_types,
+        auth_method=body.token_endpoint_auth_method,
+        scope=body.scope,
+        jwks=body.jwks,
+        jwks_uri=body.jwks_uri,
+        post_logout_redirect_uris=body.post_logout_redirect_uris or (),
+        tier=body.tier,
+        roles=body.roles or (),
+    )
+    return await call.services.clients.create(call.context, registration)
+
+
+async def create_user(call: Call[CreateUserRequest, None]) -> User:
+    """Add a user."""
+    body = call.body
+    return await call.services.users.create(
+        call.context, body.username, SecretText(body.password), body.roles, body.email
+    )
+
+
+async def token(call: Call[TokenRequest, None]) -> TokenResponse:
+    """Tokens for credentials."""
+    return await call.services.tokens.exchange(call.body)
+
+
+async def refresh(call: Call[RefreshRequest, None]) -> TokenResponse:
+    """A new pair for a refresh token."""
+    return await call.services.refresh.exchange(call.body)
+
+
+async def revoke(call: Call[RevokeRequest, None]) -> Revoked:
+    """End a token."""
+    await call.services.revocation.revoke(call.body.token)
+    return Revoked(revoked=True)
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/auth/realms",
+        name="realms.create",
+        handler=create_realm,
+        request=CreateRealmRequest,
+        response=Realm,
+        permission=Permission.REALMS_CREATE,
+        idempotent=True,
+        summary="Create a realm",
+        example={"id": "acme", "name": "Acme Corporation"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/roles",
+        name="roles.create",
+        handler=create_role,
+        request=CreateRoleRequest,
+        response=Role,
+        permission=Permission.ROLES_CREATE,
+        idempotent=True,
+        summary="Create a role",
+        example={"name": "cipher", "permissions": ["keys:encrypt", "keys:decrypt"]},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/clients",
+        name="clients.create",
+        handler=create_client,
+        request=CreateClientRequest,
+        response=CreatedClient,
+        permission=Permission.CLIENTS_CREATE,
+        idempotent=True,
+        summary="Register a client",
+        example={"name": "shop", "redirect_uris": ["https://shop.example/callback"]},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/users",
+        name="users.create",
+        handler=create_user,
+        request=CreateUserRequest,
+        response=User,
+        permission=Permission.USERS_CREATE,
+        idempotent=True,
+        summary="Create a user",
+        example={"username": "ada", "password": "a-long-enough-phrase", "roles": []},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/token",
+        name="tokens.issue",
+        handler=token,
+        request=TokenRequest,
+        response=TokenResponse,
+        summary="Get a token by password or client credentials",
+        example={
+            "grant_type": "client_credentials",
+            "client_id": "{client_id}",
+            "client_secret": "{client_secret}",
+        },
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/token/refresh",
+        name="tokens.refresh",
+        handler=refresh,
+        request=RefreshRequest,
+        response=TokenResponse,
+        summary="Refresh a token pair",
+        example={"refresh_token": "{refresh_token}"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/token/revoke",
+        name="tokens.revoke",
+        handler=revoke,
+        request=RevokeRequest,
+        response=Revoked,
+        summary="Revoke an access or refresh token",
+        example={"token": "{refresh_token}"},
+    ),
+)
+"""Every operation of this resource."""

@@ -1,0 +1,273 @@
+"""`/v1/security`: the HTTP face of the key service."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from qimem.authz.permissions import Permission
+from qimem.crypto.algorithms import Algorithm, parse_algorithm
+from qimem.crypto.envelope import decode_base64
+from qimem.errors import Invalid, InvalidFields, QimemError
+from qimem.kernel.limits import BATCH_ITEMS_MAX, DECRYPT_BODY_BYTES_MAX
+from qimem.kms.cipher import Opened, Sealed
+from qimem.kms.models import KeyRef, key_not_found
+from qimem.web.kit.endpoint import Call, Endpoint
+from qimem.web.kit.errors import item_error
+from qimem.web.kit.pages import next_cursor, page_limit, position
+from qimem.wire.common import ErrorBody, Page
+from qimem.wire.security import (
+    CreateKeyRequest,
+    Decrypted,
+    DecryptedBytes,
+    DecryptedItems,
+    DecryptItem,
+    DecryptRequest,
+    Encrypted,
+    EncryptedItems,
+    EncryptItem,
+    EncryptRequest,
+    KeyDetails,
+    KeyMetadata,
+    KeyStateRequest,
+    ListKeysQuery,
+    RealmQuery,
+    RotateRequest,
+)
+
+_KEY_FIELDS = "exactly one of key_id, lineage_id, name"
+_EXAMPLE_KEY = {"name": "orders"}
+
+R = TypeVar("R")
+
+
+async def create_key(call: Call[CreateKeyRequest, None]) -> KeyMetadata:
+    """Make a key."""
+    algorithm = Algorithm.AES256_GCM
+    if call.body.algorithm is not None:
+        algorithm = parse_algorithm(call.body.algorithm)
+    return await call.services.keys.create(call.context, algorithm, call.body.name)
+
+
+async def rotate_key(call: Call[RotateRequest, None]) -> KeyMetadata:
+    """Make a new active version."""
+    return await call.services.keys.rotate(call.context, _required_key(call.body))
+
+
+async def get_key(call: Call[None, RealmQuery]) -> KeyDetails:
+    """One version with its lineage."""
+    return await call.services.keys.get(call.context, _path_key(call))
+
+
+async def list_keys(call: Call[None, ListKeysQuery]) -> Page[KeyMetadata]:
+    """The realm's keys, active versions only."""
+    after = position(call.query.cursor, (int, UUID))
+    items, last = await call.services.keys.list(call.context, after, page_limit(call.query.limit))
+    return Page(items=items, next_cursor=next_cursor(last))
+
+
+async def disable_key(call: Call[KeyStateRequest, None]) -> KeyMetadata:
+    """Stop a version, or all of its lineage, from encrypting and decrypting."""
+    scope = call.body.scope or "version"
+    return await call.services.keys.set_enabled(call.context, _path_key(call), enabled=False, scope=scope)
+
+
+async def enable_key(call: Call[KeyStateRequest, None]) -> KeyMetadata:
+    """Undo disable."""
+    scope = call.body.scope or "version"
+    return await call.services.keys.set_enabled(call.context, _path_key(call), enabled=True, scope=scope)
+
+
+async def encrypt(call: Call[EncryptRequest, None]) -> Encrypted | EncryptedItems:
+    """Encrypt one plaintext, or up to 1,000."""
+    body = call.body
+    if body.items is None:
+        return await _encrypt_one(call, body, _required_key(body))
+    _check_batch(body, ("input", "input_b64"))
+    outer = _key(body)
+    results: list[Encrypted | ErrorBody] = []
+    for item in body.items:
+        try:
+            results.append(await _encrypt_one(call, item, _key(item) or outer or _required_key(item)))
+        except QimemError as error:
+            results.append(item_error(error))
+    return EncryptedItems(items=results)
+
+
+async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedBytes | DecryptedItems:
+    """Decrypt one envelope, or up to 1,000."""
+    body = call.body
+    if body.items is None:
+        return await _decrypt_one(call, body, _key(body), body.encoding)
+    _check_batch(body, ("input", "envelope"))
+    outer = _key(body)
+    results: list[Decrypted | DecryptedBytes | ErrorBody] = []
+    for item in body.items:
+        try:
+            results.append(
+                await _decrypt_one(call, item, _key(item) or outer, item.encoding or body.encoding)
+            )
+        except QimemError as error:
+            results.append(item_error(error))
+    return DecryptedItems(items=results)
+
+
+async def _encrypt_one(call: Call[EncryptRequest, None], item: EncryptItem, ref: KeyRef) -> Encrypted:
+    sealed: Sealed = await call.services.cipher.encrypt(call.context, ref, _plaintext(item))
+    return Encrypted(envelope=sealed.envelope, key_id=sealed.version.key_id, version=sealed.version.version)
+
+
+async def _decrypt_one(
+    call: Call[DecryptRequest, None], item: DecryptItem, pin: KeyRef | None, encoding: str | None
+) -> Decrypted | DecryptedBytes:
+    if (item.input is None) == (item.envelope is None):
+        raise InvalidFields({"/input": "exactly one of input and envelope"})
+    envelope = item.input if item.input is not None else item.envelope
+    assert envelope is not None
+    opened: Opened = await call.services.cipher.decrypt(call.context, envelope, pin)
+    version = opened.version
+    if encoding == "base64":
+        text = binascii.b2a_base64(opened.plaintext, newline=False).decode("ascii")
+        return DecryptedBytes(plaintext_b64=text, key_id=version.key_id, version=version.version)
+    try:
+        plaintext = opened.plaintext.decode()
+    except UnicodeDecodeError:
+        raise Invalid("plaintext is not UTF-8", code="not_text", hint='"encoding":"base64"') from None
+    return Decrypted(plaintext=plaintext, key_id=version.key_id, version=version.version)
+
+
+def _plaintext(item: EncryptItem) -> bytes:
+    if (item.input is None) == (item.input_b64 is None):
+        raise InvalidFields({"/input": "exactly one of input and input_b64"})
+    if item.input is not None:
+        return item.input.encode()
+    assert item.input_b64 is not None
+    data = decode_base64(item.input_b64)
+    if data is None:
+        raise InvalidFields({"/input_b64": "not standard base64 with padding"})
+    return data
+
+
+def _key(body: EncryptItem | DecryptItem | RotateRequest) -> KeyRef | None:
+    key_id, lineage_id, name = body.key_id, body.lineage_id, body.name
+    if key_id is not None and lineage_id is None and name is None:
+        return KeyRef(key_id=key_id)
+    given = (key_id is not None) + (lineage_id is not None) + (name is not None)
+    if given > 1:
+        raise InvalidFields({"/key_id": _KEY_FIELDS})
+    return KeyRef(lineage_id=lineage_id, name=name) if given else None
+
+
+def _required_key(body: EncryptItem | RotateRequest) -> KeyRef:
+    ref = _key(body)
+    if ref is None:
+        raise InvalidFields({"/key_id": _KEY_FIELDS})
+    return ref
+
+
+def _path_key(call: Call[R, object]) -> UUID:
+    key_id = call.path_uuid("key_id")
+    if key_id is None:
+        raise key_not_found(call.path["key_id"])
+    return key_id
+
+
+def _check_batch(body: EncryptRequest | DecryptRequest, single: tuple[str, str]) -> None:
+    assert body.items is not None
+    if not 1 <= len(body.items) <= BATCH_ITEMS_MAX:
+        raise InvalidFields({"/items": f"1 to {BATCH_ITEMS_MAX} items"})
+    for field in single:
+        if getattr(body, field) is not None:
+            raise InvalidFields({f"/{field}": "not beside items"})
+
+
+def _state_endpoint(verb: str, handler: Callable[..., object], summary: str) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=f"/v1/security/keys/{{key_id}}/{verb}",
+        name=f"keys.{verb}",
+        handler=handler,
+        request=KeyStateRequest,
+        response=KeyMetadata,
+        permission=Permission.KEYS_MANAGE,
+        optional_body=True,
+        summary=summary,
+        example={"scope": "version"},
+    )
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/security/keys",
+        name="keys.create",
+        handler=create_key,
+        request=CreateKeyRequest,
+        response=KeyMetadata,
+        permission=Permission.KEYS_CREATE,
+        optional_body=True,
+        idempotent=True,
+        summary="Create a key",
+        example=_EXAMPLE_KEY,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/security/keys",
+        name="keys.list",
+        handler=list_keys,
+        query=ListKeysQuery,
+        response=Page[KeyMetadata],
+        permission=Permission.KEYS_READ,
+        summary="List keys",
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/security/keys/{key_id}",
+        name="keys.get",
+        handler=get_key,
+        query=RealmQuery,
+        response=KeyDetails,
+        permission=Permission.KEYS_READ,
+        summary="Get a key version and its lineage",
+    ),
+    _state_endpoint("disable", disable_key, "Disable a key version or its lineage"),
+    _state_endpoint("enable", enable_key, "Enable a key version or its lineage"),
+    Endpoint(
+        method="POST",
+        path="/v1/security/encrypt",
+        name="keys.encrypt",
+        handler=encrypt,
+        request=EncryptRequest,
+        response=Encrypted | EncryptedItems,
+        permission=Permission.KEYS_ENCRYPT,
+        summary="Encrypt",
+        example={"name": "orders", "input": "4111 1111 1111 1111"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/security/decrypt",
+        name="keys.decrypt",
+        handler=decrypt,
+        request=DecryptRequest,
+        response=Decrypted | DecryptedBytes | DecryptedItems,
+        permission=Permission.KEYS_DECRYPT,
+        body_bytes_max=DECRYPT_BODY_BYTES_MAX,
+        summary="Decrypt",
+        example={"input": "{envelope}", "name": "orders"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/security/rotate",
+        name="keys.rotate",
+        handler=rotate_key,
+        request=RotateRequest,
+        response=KeyMetadata,
+        permission=Permission.KEYS_ROTATE,
+        idempotent=True,
+        summary="Rotate a key",
+        example=_EXAMPLE_KEY,
+    ),
+)
+"""Every operation of this resource."""

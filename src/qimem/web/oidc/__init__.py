@@ -1,0 +1,1 @@
+"""`/realms/{realm}`: what standard clients and resource servers read."""

@@ -1,0 +1,40 @@
+"""What handlers can reach: one typed bundle, filled by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from qimem.identity.roles import RoleService
+from qimem.identity.users import UserService
+from qimem.kms.cipher import CipherService
+from qimem.kms.keys import KeyService
+from qimem.oauth.clients import ClientService
+from qimem.oauth.grants.refresh_token import RefreshTokenGrant
+from qimem.oauth.ports import TokenSigner
+from qimem.oauth.revocation import RevocationService
+from qimem.oauth.token_endpoint import TokenEndpoint
+from qimem.realms.service import RealmService
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of this process.
+
+    Args:
+        readiness: Name → reason of every check that keeps this process from serving; empty when ready.
+        self_check: A real encrypt and decrypt; raises when it fails.
+    """
+
+    keys: KeyService
+    cipher: CipherService
+    realms: RealmService
+    roles: RoleService
+    users: UserService
+    clients: ClientService
+    tokens: TokenEndpoint
+    refresh: RefreshTokenGrant
+    revocation: RevocationService
+    signer: TokenSigner
+    readiness: Callable[[], Awaitable[dict[str, str]]]
+    self_check: Callable[[], Awaitable[None]]

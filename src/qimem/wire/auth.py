@@ -1,0 +1,154 @@
+"""`/v1/auth`: realms, roles, clients, users and tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from uuid import UUID
+
+from qimem.wire.common import Request, Response
+
+
+class CreateRealmRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/realms."""
+
+    id: str
+    name: str
+
+
+class Realm(Response, frozen=True, kw_only=True):
+    """A realm and its issuer URL."""
+
+    id: str
+    name: str
+    issuer: str
+    created_at: str
+
+
+class CreateRoleRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/roles."""
+
+    name: str
+    permissions: list[str]
+    realm_id: str | None = None
+
+
+class Role(Response, frozen=True, kw_only=True):
+    """A role and the permissions it carries."""
+
+    name: str
+    permissions: list[str]
+    realm_id: str
+
+
+class CreateClientRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/clients. Field names follow RFC 7591 where it has one."""
+
+    redirect_uris: list[str]
+    realm_id: str | None = None
+    name: str | None = None
+    client_name: str | None = None
+    grant_types: list[str] | None = None
+    response_types: list[str] | None = None
+    token_endpoint_auth_method: str | None = None
+    scope: str | None = None
+    jwks: dict[str, Any] | None = None
+    jwks_uri: str | None = None
+    post_logout_redirect_uris: list[str] | None = None
+    tier: str | None = None
+    roles: list[str] | None = None
+
+
+class Client(Response, frozen=True, kw_only=True):
+    """A registered client."""
+
+    client_id: str
+    realm_id: str
+    name: str | None
+    redirect_uris: list[str]
+    grant_types: list[str]
+    response_types: list[str]
+    token_endpoint_auth_method: str
+    scope: str | None
+    post_logout_redirect_uris: list[str]
+    jwks: dict[str, Any] | None
+    jwks_uri: str | None
+    tier: str
+    roles: list[str]
+    created_at: str
+
+
+class CreatedClient(Client, frozen=True, kw_only=True):
+    """A new client with its secret, shown this once; null for a public client."""
+
+    client_secret: str | None
+
+
+class CreateUserRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/users."""
+
+    username: str
+    password: str
+    roles: list[str]
+    realm_id: str | None = None
+    email: str | None = None
+
+
+class User(Response, frozen=True, kw_only=True):
+    """A user, never with a credential."""
+
+    id: UUID
+    username: str
+    realm_id: str
+    roles: list[str]
+    enabled: bool
+    created_at: str
+    email: str | None = None
+
+
+class TokenRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/token: password or client credentials."""
+
+    client_id: str
+    client_secret: str | None = None
+    realm_id: str | None = None
+    grant_type: str | None = None
+    username: str | None = None
+    password: str | None = None
+    totp_code: str | None = None
+    scope: str | None = None
+
+
+class TokenResponse(Response, frozen=True, kw_only=True, omit_defaults=True):
+    """A token pair, or an access token alone for client credentials."""
+
+    access_token: str
+    expires_in: int
+    token_type: Literal["Bearer"]
+    refresh_token: str | None = None
+    scope: str | None = None
+
+
+class RefreshRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/token/refresh."""
+
+    refresh_token: str
+    client_id: str | None = None
+    client_secret: str | None = None
+
+
+class RevokeRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/token/revoke."""
+
+    token: str
+
+
+class Revoked(Response, frozen=True, kw_only=True):
+    """Always true: RFC 7009 answers alike for unknown and dead tokens."""
+
+    revoked: bool
+
+
+class JWKSet(Response, frozen=True, kw_only=True):
+    """RFC 7517 key set with public keys only."""
+
+    keys: list[dict[str, str]]

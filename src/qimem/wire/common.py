@@ -1,0 +1,73 @@
+"""Shapes that every part of the API shares: the strict request base, errors, pages, health."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, gc=False):
+    """Base of every request body."""
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of every response body."""
+
+
+class EmptyRequest(Request, frozen=True, kw_only=True):
+    """For operations that need no field."""
+
+
+class ErrorBody(Response, frozen=True, kw_only=True, omit_defaults=True):
+    """Every error of the API.
+
+    Args:
+        error: Text for people.
+        code: Stable machine word.
+        request_id: The id under which the log knows more.
+        hint: What to do next.
+        fields: JSON pointer → reason.
+        permission: The permission that was missing.
+        resource: What it was needed on.
+        object_id: The object that an earlier call with the same Idempotency-Key made.
+    """
+
+    error: str
+    code: str
+    request_id: str = ""
+    hint: str | None = None
+    fields: dict[str, str] | None = None
+    permission: str | None = None
+    resource: str | None = None
+    object_id: str | None = None
+
+
+class Page(Response, Generic[T], frozen=True, kw_only=True):
+    """One page of a list; `next_cursor` is opaque and null on the last page."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class Status(Response, frozen=True, kw_only=True):
+    """Health answers."""
+
+    status: str
+
+
+class NotReady(Response, frozen=True, kw_only=True):
+    """503 of /ready: which checks failed."""
+
+    status: str
+    checks: dict[str, str]
+
+
+class ServerInfo(Response, frozen=True, kw_only=True):
+    """`GET /`."""
+
+    name: str
+    versions: list[str]
+    openapi: str

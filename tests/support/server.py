@@ -1,0 +1,124 @@
+"""A real `qimem serve` on its own data, for tests that must see real processes and real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+READY_SECONDS = 60.0
+
+
+@dataclass
+class Server:
+    """One installation that can be started, killed and started again."""
+
+    directory: Path
+    workers: int = 1
+    database_url: str | None = None
+    extra: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[str] | None = None
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log.txt"
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        return json.loads(Path(f"{self.data}.credentials.json").read_text())
+
+    def start(self, bind: str = "127.0.0.1:0") -> Server:
+        command = [
+            sys.executable, "-m", "qimem", "serve",
+            "--data-dir", str(self.data),
+            "--bind", bind,
+            "--workers", str(self.workers),
+            *(["--database-url", self.database_url] if self.database_url else []),
+            *self.extra,
+        ]  # fmt: skip
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("QIMEM_", "DATABASE_URL"))}
+        log = self.log.open("a")
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment | self.environment
+        )
+        log.close()
+        started = time.monotonic()
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith("ready "):
+                self.url = line.split()[1]
+                return self
+            assert time.monotonic() - started < READY_SECONDS, "not ready in time"
+        raise AssertionError(f"exit {self.process.wait()}:\n{self.log.read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """kill -9, as a crash does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self._forget()
+
+    def stop(self) -> int:
+        """SIGTERM and drain; the exit code."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(15)
+        self._forget()
+        return code
+
+    def _forget(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process = None
+
+    def token(self) -> str:
+        """The operator's token, over HTTP."""
+        known = self.credentials
+        answer = httpx.post(
+            f"{self.url}/v1/auth/token",
+            json={
+                "client_id": known["client_id"],
+                "client_secret": known["client_secret"],
+                "realm_id": known["realm_id"],
+                "username": known["username"],
+                "password": known["password"],
+            },
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()["access_token"]
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+
+def ok(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON of a 200."""
+    assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
+    return answer.json()
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The JSON of an expected refusal."""
+    assert answer.status_code == status, f"{answer.status_code} {answer.text}"
+    body = answer.json()
+    assert body["code"] == code, body
+    return body
