@@ -27,7 +27,14 @@ def _live_through_a_day(server: Server) -> None:
     # … makes a realm, a role that may use keys, an application, and a person with that role.
     realm = ok(operator.post("/v1/auth/realms", json={"id": "acme", "name": "Acme"}))
     assert realm["issuer"].endswith("/realms/acme")
-    permissions = ["keys:create", "keys:encrypt", "keys:decrypt", "keys:rotate", "keys:read", "orders:approve"]
+    permissions = [
+        "keys:create",
+        "keys:encrypt",
+        "keys:decrypt",
+        "keys:rotate",
+        "keys:read",
+        "orders:approve",
+    ]
     role = {"realm_id": "acme", "name": "cipher", "permissions": permissions}
     assert ok(operator.post("/v1/auth/roles", json=role))["permissions"] == permissions
     shop = ok(operator.post("/v1/auth/clients", json={"realm_id": "acme", "redirect_uris": []}))
@@ -43,7 +50,12 @@ def _live_through_a_day(server: Server) -> None:
 
     # A key, a secret, and the secret back.
     key = ok(user.post("/v1/security/keys", json={"name": "orders"}))
-    assert (key["version"], key["active"], key["enabled"], key["lineage_id"]) == (1, True, True, key["key_id"])
+    assert (key["version"], key["active"], key["enabled"], key["lineage_id"]) == (
+        1,
+        True,
+        True,
+        key["key_id"],
+    )
     sealed = ok(user.post("/v1/security/encrypt", json={"name": "orders", "input": "4111 1111"}))
     opened = ok(user.post("/v1/security/decrypt", json={"input": sealed["envelope"]}))
     assert opened == {"plaintext": "4111 1111", "key_id": key["key_id"], "version": 1}
@@ -52,7 +64,10 @@ def _live_through_a_day(server: Server) -> None:
     rotated = ok(user.post("/v1/security/rotate", json={"key_id": key["key_id"]}))
     assert (rotated["version"], rotated["lineage_id"]) == (2, key["lineage_id"])
     by_old_id = {"key_id": key["key_id"], "input": "x"}
-    assert key["lineage_id"] in refused(user.post("/v1/security/encrypt", json=by_old_id), 400, "key_inactive")["hint"]
+    assert (
+        key["lineage_id"]
+        in refused(user.post("/v1/security/encrypt", json=by_old_id), 400, "key_inactive")["hint"]
+    )
     assert ok(user.post("/v1/security/encrypt", json={"name": "orders", "input": "x"}))["version"] == 2
     assert ok(user.post("/v1/security/decrypt", json={"input": sealed["envelope"]}))["version"] == 1
 
@@ -67,5 +82,7 @@ def _live_through_a_day(server: Server) -> None:
     renewed = ok(user.post("/v1/auth/token/refresh", json={"refresh_token": pair["refresh_token"]}))
     user = server.client(renewed["access_token"])
     ok(user.get("/v1/security/keys"))
-    assert ok(user.post("/v1/auth/token/revoke", json={"token": renewed["refresh_token"]})) == {"revoked": True}
+    assert ok(user.post("/v1/auth/token/revoke", json={"token": renewed["refresh_token"]})) == {
+        "revoked": True
+    }
     refused(user.get("/v1/security/keys"), 401, "invalid_token")

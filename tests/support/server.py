@@ -29,6 +29,7 @@ class Server:
     process: subprocess.Popen[str] | None = None
     url: str = ""
     lines: list[str] = field(default_factory=list)
+    clients: list[httpx.Client] = field(default_factory=list)
 
     @property
     def data(self) -> Path:
@@ -75,7 +76,10 @@ class Server:
         self._forget()
 
     def stop(self) -> int:
-        """SIGTERM and drain; the exit code."""
+        """SIGTERM and drain; the exit code. Closes the clients that were asked for."""
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
@@ -107,7 +111,9 @@ class Server:
 
     def client(self, token: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        self.clients.append(client)
+        return client
 
 
 def ok(answer: httpx.Response) -> dict[str, Any]:

@@ -49,10 +49,10 @@ EVERYTHING_IN_REALM: Final = "realm:*"
 BUILT_IN_ROLES: Final = {"operator": EVERYTHING, "realm-admin": EVERYTHING_IN_REALM}
 """Role name → the wildcard it carries. `operator` exists only in realm `system`."""
 
-PLATFORM_RESOURCES: Final = frozenset(
-    "audit authz backups clients grants keys limits nodes operators platform plugins realm realms roles "
-    "sessions settings signing-keys system tokens users".split()
-)
+PLATFORM_RESOURCES: Final = frozenset({
+    "audit", "authz", "backups", "clients", "grants", "keys", "limits", "nodes", "operators", "platform",
+    "plugins", "realm", "realms", "roles", "sessions", "settings", "signing-keys", "system", "tokens", "users",
+})  # fmt: skip
 
 _PLATFORM_ONLY: Final = frozenset({Permission.REALMS_CREATE.value})
 _ALL: Final = frozenset(permission.value for permission in Permission)

@@ -21,7 +21,7 @@ from qimem.config.schema import SECTIONS, Settings, build, options
 from qimem.config.values import Address
 
 DEFAULT_FILE = Path("qimem.toml")
-_ALIASES = {"QIMEM_BIND": "server.bind", "QIMEM_MODE": "database.mode", "DATABASE_URL": "database.url"}
+ALIASES = {"QIMEM_BIND": "server.bind", "QIMEM_MODE": "database.mode", "DATABASE_URL": "database.url"}
 _SECRET_NAME = re.compile(r"password|secret|token|root_?key$|private_?key|passphrase")
 _SECRET_HINT = "keep secrets in a file of mode 0600 or a systemd credential, and name the file"  # noqa: S105
 
@@ -118,7 +118,7 @@ def _flag(option: str) -> str:
 def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> dict[str, Given]:
     by_name = {"QIMEM_" + option.replace(".", "__").upper(): option for option, _ in options()}
     found: dict[str, Given] = {}
-    for name, option in _ALIASES.items():
+    for name, option in ALIASES.items():
         if environ.get(name):
             found[option] = Given(environ[name], name)
     for name, raw in environ.items():

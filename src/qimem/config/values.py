@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from qimem.kernel.secret import SecretText
 
@@ -100,12 +100,22 @@ def address(value: object) -> Address:
 def external_url(value: object) -> str:
     """An absolute http or https URL without user, query and fragment; no slash at its end."""
     url = text(value)
+    # urlsplit drops line breaks and outer spaces; what is kept goes into every token as it is.
+    if not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
+        raise ValueError("expected a URL of visible ASCII characters")
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_sound_port(parts):
         raise ValueError("expected an absolute http or https URL")
     if parts.username is not None or parts.query or parts.fragment or "?" in url or "#" in url:
         raise ValueError("expected a URL without user, query and fragment")
     return url.rstrip("/")
+
+
+def _has_sound_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def database_url(value: object) -> SecretText:

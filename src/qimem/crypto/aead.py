@@ -27,7 +27,7 @@ class Aead:
     """One key, ready for use. Holds the library's object, not the key bytes.
 
     Raises:
-        ValueError: the key does not have 32 bytes.
+        ValueError: the key does not have 32 bytes, or the algorithm does not encrypt.
     """
 
     __slots__ = ("_primitive",)
@@ -35,14 +35,26 @@ class Aead:
     def __init__(self, algorithm: Algorithm, key: SecretBytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError("a key has 32 bytes")
-        self._primitive: _Primitive = _PRIMITIVES[algorithm](key.reveal())
+        primitive = _PRIMITIVES.get(algorithm)
+        if primitive is None:
+            raise ValueError(f"{algorithm} does not encrypt")
+        self._primitive: _Primitive = primitive(key.reveal())
 
     def seal(self, nonce: bytes, plaintext: bytes, associated_data: bytes | None) -> bytes:
         """Ciphertext followed by its 16-byte tag.
 
         Args:
             nonce: 12 bytes, never used before with this key.
+            plaintext: Any length that fits an envelope, 0 included.
+            associated_data: Authenticated with it, not contained in the result; None for none.
+
+        Raises:
+            ValueError: a nonce of another length.
         """
+        # The library takes GCM nonces of 8 to 128 bytes; anything but 96 bits weakens the message limit
+        # (NIST SP 800-38D §8.3) and has no place in an envelope.
+        if len(nonce) != NONCE_BYTES:
+            raise ValueError("a nonce has 12 bytes")
         return self._primitive.encrypt(nonce, plaintext, associated_data)
 
     def open(self, nonce: bytes, sealed: bytes, associated_data: bytes | None) -> bytes:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import binascii
 import json
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from qimem.crypto.aead import NONCE_BYTES, TAG_BYTES
 from qimem.crypto.algorithms import BY_ENVELOPE_ID, ENVELOPE_IDS, JSON_NAMES, Algorithm
 from qimem.errors import Invalid
+from qimem.kernel.ids import parse_uuid
 
 VERSION: Final = 1
 _HEAD = struct.Struct(">BB16sH12sI")
@@ -29,14 +29,26 @@ _LENGTH = struct.Struct(">I")
 _TAG_LENGTH: Final = bytes((TAG_BYTES,))
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A parsed envelope. `sealed` is ciphertext followed by the tag, as ciphers take it."""
+_JSON_MEMBERS: Final = frozenset({"version", "algorithm", "key_id", "nonce", "ciphertext", "tag"})
+_BY_JSON_NAME: Final = {name: algorithm for algorithm, name in JSON_NAMES.items()}
+
+
+class Envelope(NamedTuple):
+    """A parsed envelope. `sealed` is ciphertext followed by the tag, as ciphers take it.
+
+    A tuple because one is made per decrypt: 0.16 µs, a frozen dataclass takes 0.36; and the key id as its
+    16 bytes, because making a UUID takes another 0.9 µs and finding a known key does not need one.
+    """
 
     algorithm: Algorithm
-    key_id: UUID
+    key_bytes: bytes
     nonce: bytes
     sealed: bytes
+
+    @property
+    def key_id(self) -> UUID:
+        """The key version that sealed it."""
+        return UUID(bytes=self.key_bytes)
 
     @property
     def ciphertext(self) -> bytes:
@@ -112,7 +124,7 @@ def parse_bytes(data: bytes) -> Envelope:
         or data[end] != TAG_BYTES
     ):
         raise _diagnose(data)
-    return Envelope(algorithm, UUID(bytes=key_id), nonce, data[_HEAD_BYTES:end] + data[end + 1 :])
+    return Envelope(algorithm, key_id, nonce, data[_HEAD_BYTES:end] + data[end + 1 :])
 
 
 def _diagnose(data: bytes) -> Invalid:
@@ -168,29 +180,48 @@ def to_json(envelope: Envelope) -> str:
 
 
 def from_json(text: str) -> Envelope:
-    """Read the JSON form.
+    """Read the JSON form: exactly the members that `to_json` writes, each once, in any order.
 
     Raises:
         Invalid: `invalid_envelope` or `unsupported_version`.
     """
     try:
-        value = json.loads(text)
-        version = value["version"]
-        key_id = UUID(value["key_id"])
-        algorithm = {name: algorithm for algorithm, name in JSON_NAMES.items()}[value["algorithm"]]
-        nonce, ciphertext, tag = (bytes(value[name]) for name in ("nonce", "ciphertext", "tag"))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _invalid("not the JSON form of an envelope") from None
+        members = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise _not_json_form() from None
+    if not isinstance(members, dict) or members.keys() != _JSON_MEMBERS:
+        raise _not_json_form()
+    version = members["version"]
+    if type(version) is not int:
+        raise _not_json_form()
     if version != VERSION:
         raise Invalid(f"unsupported envelope version: {version}", code="unsupported_version")
+    name, key_id = members["algorithm"], members["key_id"]
+    algorithm = _BY_JSON_NAME.get(name) if isinstance(name, str) else None
+    identifier = parse_uuid(key_id) if isinstance(key_id, str) else None
+    if algorithm is None or identifier is None:
+        raise _not_json_form()
+    nonce, ciphertext, tag = (_octets(members[name]) for name in ("nonce", "ciphertext", "tag"))
     if len(nonce) != NONCE_BYTES:
         raise _invalid("invalid nonce")
     if len(tag) != TAG_BYTES:
         raise _invalid("invalid tag")
-    return Envelope(algorithm, key_id, nonce, ciphertext + tag)
+    return Envelope(algorithm, identifier.bytes, nonce, ciphertext + tag)
 
 
-def to_bytes(envelope: Envelope) -> bytes:
-    """The binary form."""
-    writer = EnvelopeWriter(envelope.key_id, envelope.algorithm)
-    return binascii.a2b_base64(writer.encode(envelope.nonce, envelope.sealed))
+def _octets(value: object) -> bytes:
+    # bytes(5) is five zeros and bytes([True]) a one: only a list of plain integers is a byte string.
+    if not isinstance(value, list) or not all(type(octet) is int and 0 <= octet <= 255 for octet in value):
+        raise _not_json_form()
+    return bytes(value)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _not_json_form()
+    return members
+
+
+def _not_json_form() -> Invalid:
+    return _invalid("not the JSON form of an envelope")

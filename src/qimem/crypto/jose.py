@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import Final
 
 from qimem.crypto.signatures import ES256Verifier, SignatureInvalid
 from qimem.kernel.limits import BEARER_CHARS_MAX, CACHED_REALMS_MAX
@@ -21,14 +21,15 @@ from qimem.kernel.limits import BEARER_CHARS_MAX, CACHED_REALMS_MAX
 _HEADER_MEMBERS: Final = frozenset({"alg", "typ", "kid"})
 
 
-class TokenInvalid(Exception):  # noqa: N818 - says what happened
+class TokenInvalid(Exception):
     """Not a token that one of these keys signed."""
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
     """RFC 7638 thumbprint of an EC key, SHA-256, base64url."""
+    # In the lexicographic order that RFC 7638 §3.3 asks for.
     members = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
-    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
+    canonical = json.dumps(members, separators=(",", ":")).encode()
     return _encode(hashlib.sha256(canonical).digest())
 
 
@@ -54,6 +55,7 @@ def verify_compact(token: str, keys: Mapping[str, Mapping[str, str]], token_type
     """The payload of a token that one of the keys signed, and the kid of that key.
 
     Args:
+        token: Compact serialization, at most `BEARER_CHARS_MAX` characters.
         keys: kid → public JWK; a kid is only ever looked up here.
         token_type: The exact `typ` the header must have.
 
@@ -109,7 +111,8 @@ def _split(token: str) -> tuple[str, str, str]:
 
 def _object(data: bytes) -> dict[str, object]:
     try:
-        value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
+        # Decoded here because json.loads would also take UTF-16 and UTF-32 (RFC 8259 §8.1: UTF-8 only).
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise TokenInvalid from None
     if not isinstance(value, dict):
@@ -122,10 +125,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(members) != len(pairs):
         raise TokenInvalid
     return members
-
-
-def _refuse(_: str) -> NoReturn:
-    raise TokenInvalid
 
 
 def _decode(text: str) -> bytes:

@@ -17,7 +17,7 @@ from qimem.crypto.mac import mac
 from qimem.kernel.secret import SecretBytes
 
 
-class PasswordMismatch(Exception):  # noqa: N818 - says what happened
+class PasswordMismatch(Exception):
     """The password is not the one that was hashed."""
 
 
@@ -44,7 +44,9 @@ def hash_password(password: str, pepper: SecretBytes, profile: PasswordProfile =
     """PHC string of a password that is already normalized.
 
     Args:
+        password: NFKC, by the caller.
         pepper: The realm's pepper key.
+        profile: What it may cost.
     """
     return _hasher(profile).hash(_peppered(password, pepper))
 
@@ -57,7 +59,7 @@ def verify_password(phc: str, password: str, pepper: SecretBytes) -> None:
     """
     try:
         _VERIFIER.verify(phc, _peppered(password, pepper))
-    except (VerificationError, InvalidHashError):
+    except (VerificationError, InvalidHashError, UnicodeEncodeError):
         raise PasswordMismatch from None
 
 

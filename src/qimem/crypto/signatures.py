@@ -18,7 +18,7 @@ _SIGNATURE_BYTES: Final = 64
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
 
-class SignatureInvalid(Exception):  # noqa: N818 - says what happened
+class SignatureInvalid(Exception):
     """The signature is not of this key over this data."""
 
 
@@ -49,7 +49,7 @@ class ES256Verifier:
     """Verifies against one public JWK.
 
     Raises:
-        ValueError: not a point on P-256.
+        ValueError: not a point on P-256, or its coordinates are not 32 bytes each (RFC 7518 §6.2.1.2).
     """
 
     __slots__ = ("_key",)
@@ -57,7 +57,7 @@ class ES256Verifier:
     def __init__(self, jwk: Mapping[str, str]) -> None:
         if jwk.get("kty") != "EC" or jwk.get("crv") != "P-256":
             raise ValueError("not a P-256 key")
-        x, y = (int.from_bytes(base64.urlsafe_b64decode(jwk[name] + "=")) for name in ("x", "y"))
+        x, y = (_coordinate(jwk.get(name, "")) for name in ("x", "y"))
         self._key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
 
     def verify(self, signature: bytes, data: bytes) -> None:
@@ -73,6 +73,13 @@ class ES256Verifier:
             self._key.verify(encode_dss_signature(r, s), data, _ALGORITHM)
         except InvalidSignature:
             raise SignatureInvalid from None
+
+
+def _coordinate(text: str) -> int:
+    number = int.from_bytes(base64.urlsafe_b64decode(text + "="))
+    if number.bit_length() > 8 * _SCALAR_BYTES or _text(number) != text:
+        raise ValueError("not a coordinate")
+    return number
 
 
 def _text(number: int) -> str:

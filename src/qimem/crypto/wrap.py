@@ -15,7 +15,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from qimem.crypto.aead import NONCE_BYTES, TAG_BYTES
+from qimem.crypto.aead import KEY_BYTES, NONCE_BYTES, TAG_BYTES
 from qimem.crypto.randomness import nonce12
 from qimem.kernel.secret import SecretBytes
 
@@ -23,7 +23,7 @@ _FORMAT: Final = 1
 _OVERHEAD: Final = 1 + NONCE_BYTES + TAG_BYTES
 
 
-class UnwrapFailed(Exception):  # noqa: N818 - says what happened
+class UnwrapFailed(Exception):
     """A stored secret is damaged, was moved, or belongs to another key. Never the caller's fault."""
 
 
@@ -54,8 +54,7 @@ class WrapContext:
 def wrap(key: SecretBytes, secret: SecretBytes, context: WrapContext) -> bytes:
     """Wrap a secret under a 32-byte key."""
     nonce = nonce12()
-    sealed = AESGCM(key.reveal()).encrypt(nonce, secret.reveal(), context.encode())
-    return bytes((_FORMAT,)) + nonce + sealed
+    return bytes((_FORMAT,)) + nonce + _cipher(key).encrypt(nonce, secret.reveal(), context.encode())
 
 
 def unwrap(key: SecretBytes, wrapped: bytes, context: WrapContext) -> SecretBytes:
@@ -69,8 +68,10 @@ def unwrap(key: SecretBytes, wrapped: bytes, context: WrapContext) -> SecretByte
     secret = SecretBytes(bytes(len(wrapped) - _OVERHEAD))
     nonce, sealed = wrapped[1 : 1 + NONCE_BYTES], wrapped[1 + NONCE_BYTES :]
     try:
-        AESGCM(key.reveal()).decrypt_into(nonce, sealed, context.encode(), secret.reveal())
+        _cipher(key).decrypt_into(nonce, sealed, context.encode(), secret.reveal())
     except InvalidTag:
+        # The buffer was written before the tag was judged.
+        secret.wipe()
         raise UnwrapFailed from None
     return secret
 
@@ -78,7 +79,7 @@ def unwrap(key: SecretBytes, wrapped: bytes, context: WrapContext) -> SecretByte
 def seal_record(key: SecretBytes, record: bytes, context: WrapContext) -> bytes:
     """Seal a record that is no key, in the same format."""
     nonce = nonce12()
-    return bytes((_FORMAT,)) + nonce + AESGCM(key.reveal()).encrypt(nonce, record, context.encode())
+    return bytes((_FORMAT,)) + nonce + _cipher(key).encrypt(nonce, record, context.encode())
 
 
 def open_record(key: SecretBytes, sealed: bytes, context: WrapContext) -> bytes:
@@ -88,3 +89,10 @@ def open_record(key: SecretBytes, sealed: bytes, context: WrapContext) -> bytes:
         UnwrapFailed: damaged, moved, or another key.
     """
     return bytes(unwrap(key, sealed, context).reveal())
+
+
+def _cipher(key: SecretBytes) -> AESGCM:
+    # The library would take 16 and 24 bytes too and silently wrap under a weaker cipher.
+    if len(key) != KEY_BYTES:
+        raise ValueError("a wrapping key has 32 bytes")
+    return AESGCM(key.reveal())

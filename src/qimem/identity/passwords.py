@@ -39,9 +39,17 @@ T = TypeVar("T")
 _NICE = 10
 
 
-def normalize_password(password: SecretText) -> str:
-    """NFKC (NIST SP 800-63B-4 §3.1.1.2): the same keys typed on two keyboards are one password."""
-    return unicodedata.normalize("NFKC", password.reveal())
+def normalize_password(password: SecretText) -> str | None:
+    """NFKC (NIST SP 800-63B-4 §3.1.1.2): the same keys typed on two keyboards are one password.
+
+    Returns:
+        None when no password that may be chosen can have been typed like this: it is too long.
+    """
+    # Decomposed, a character is at most four; more is not worked on, for this runs on the event loop.
+    if len(password) > 4 * PASSWORD_CHARS_MAX:
+        return None
+    normalized = unicodedata.normalize("NFKC", password.reveal())
+    return normalized if len(normalized) <= PASSWORD_CHARS_MAX else None
 
 
 def check_password(password: SecretText) -> str:
@@ -51,10 +59,10 @@ def check_password(password: SecretText) -> str:
         Invalid: `weak_password`, naming the rule.
     """
     normalized = normalize_password(password)
+    if normalized is None:
+        raise _weak(f"at most {PASSWORD_CHARS_MAX} characters")
     if len(normalized) < PASSWORD_CHARS_MIN:
         raise _weak(f"at least {PASSWORD_CHARS_MIN} characters")
-    if len(normalized) > PASSWORD_CHARS_MAX:
-        raise _weak(f"at most {PASSWORD_CHARS_MAX} characters")
     if normalized.casefold() in COMMON_PASSWORDS:
         raise _weak("on the list of common passwords")
     return normalized
@@ -95,7 +103,7 @@ class PasswordLane:
         Raises:
             Unavailable: `overloaded`.
         """
-        normalized = normalize_password(password) if len(password) <= PASSWORD_CHARS_MAX else ""
+        normalized = normalize_password(password) or ""
         pepper = await self._peppers.pepper(realm_id)
         against = phc or self._dummy
 

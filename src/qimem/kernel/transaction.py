@@ -19,7 +19,11 @@ class Statement:
 
 
 class Tx(Protocol):
-    """An open transaction. Repositories run statements on it; services only pass it on."""
+    """An open transaction. Repositories run statements on it; services only pass it on.
+
+    The first statement that fails ends the operation, also where its error is caught: what may
+    stand there already is inserted with ON CONFLICT instead.
+    """
 
     def one(self, statement: Statement, /, **params: object) -> tuple[Any, ...] | None:
         """The first row, or None."""
@@ -56,9 +60,9 @@ class Database(Protocol):
         ...
 
 
-class UniqueViolation(Exception):  # noqa: N818 - the field's own name for it
+class UniqueViolation(Exception):
     """A row with this key is there already."""
 
 
-class ForeignKeyViolation(Exception):  # noqa: N818 - the field's own name for it
+class ForeignKeyViolation(Exception):
     """A row that this one refers to is not there."""

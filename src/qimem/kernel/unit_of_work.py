@@ -9,26 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from qimem.errors import Conflict, Mismatch
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.context import IdempotencyKey, RequestContext
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import IDEMPOTENCY_SECONDS
-from qimem.kernel.transaction import Database, Tx
+from qimem.kernel.transaction import Database, Tx, UniqueViolation
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class IdempotencyRow:
-    """What is kept of one answered request. `answer_sealed` is None where the answer held a secret."""
+class Slot(NamedTuple):
+    """What makes an idempotency key the same one: its caller, the route and the key.
+
+    The realm is the caller's own, also where an operator acts in another one: the same key with another
+    `realm_id` in its body is then seen for what it is, another request.
+    """
 
     realm_id: RealmId
     subject: str
-    key: str
     route: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRow:
+    """What is kept of one answered request.
+
+    Args:
+        body_digest: Fingerprint of its body under the realm's key.
+        answer_sealed: None where the answer held a secret.
+    """
+
+    slot: Slot
     body_digest: bytes
     answer_sealed: bytes | None
     object_id: str
@@ -39,7 +54,7 @@ class IdempotencyRow:
 class IdempotencyStore(Protocol):
     """Rows of answered requests."""
 
-    def find(self, tx: Tx, realm_id: RealmId, subject: str, key: str) -> IdempotencyRow | None:
+    def find(self, tx: Tx, slot: Slot) -> IdempotencyRow | None:
         """The row, expired or not."""
         ...
 
@@ -61,6 +76,10 @@ class RecordSealer(Protocol):
 
     def open(self, label: str, sealed: bytes) -> bytes:
         """Decrypt what `seal` made with the same label."""
+        ...
+
+    def fingerprint(self, data: bytes) -> bytes:
+        """Recognizes data again; without the realm's key it says nothing about it."""
         ...
 
 
@@ -100,7 +119,7 @@ class UnitOfWork:
         self._sealers = sealers
         self._codec = codec
         self._clock = clock
-        self._running: set[tuple[RealmId, str, str]] = set()
+        self._running: set[Slot] = set()
 
     async def run(
         self,
@@ -114,33 +133,37 @@ class UnitOfWork:
         """Run `fn` durably; replay its earlier answer if the caller's idempotency key has one.
 
         Args:
+            ctx: Whose request it is; carries the idempotency key, if one was sent.
             fn: Makes the change and returns the answer; runs inside the transaction.
+            answer_type: Type of the answer, for its replay.
             object_id: The id of what was made, told on repetition when the answer held a secret.
             holds_secret: Whether the answer must not be stored.
 
         Raises:
             Conflict: `in_progress` while the first request still runs, `already_done` for the
                 repetition of an answer that held a secret.
-            Mismatch: the key was used with another body or route.
+            Mismatch: the key was used with another body.
             Unavailable: see `Database.write`.
         """
         idempotency = ctx.idempotency
         if idempotency is None:
             return await self._database.write(fn)
-        slot = (ctx.realm_id, ctx.actor.subject, idempotency.key)
+        slot = Slot(ctx.actor.realm_id, ctx.actor.subject, idempotency.route, idempotency.key)
         if slot in self._running:
-            raise Conflict("a request with this Idempotency-Key is still running", code="in_progress")
+            return await self._finished(slot, idempotency, answer_type)
         self._running.add(slot)
         try:
-            sealer = await self._sealers.record_sealer(ctx.realm_id)
+            sealer = await self._sealers.record_sealer(slot.realm_id)
+            # A bare digest of a body with a password in it could be guessed against at full speed.
+            fingerprint = sealer.fingerprint(idempotency.body_digest)
 
             def once(tx: Tx) -> tuple[T, bool]:
-                earlier = self._earlier(tx, ctx, idempotency)
+                earlier = self._earlier(tx, slot, fingerprint)
                 if earlier is not None:
                     return self._replay(earlier, sealer, answer_type), True
                 answer = fn(tx)
                 sealed = None if holds_secret else sealer.seal(_label(slot), self._codec.encode(answer))
-                self._store.put(tx, self._row(ctx, idempotency, sealed, object_id(answer)))
+                self._put(tx, slot, fingerprint, sealed, object_id(answer))
                 return answer, False
 
             answer, idempotency.replayed = await self._database.write(once)
@@ -148,37 +171,51 @@ class UnitOfWork:
         finally:
             self._running.discard(slot)
 
-    def _earlier(self, tx: Tx, ctx: RequestContext, idempotency: IdempotencyKey) -> IdempotencyRow | None:
-        row = self._store.find(tx, ctx.realm_id, ctx.actor.subject, idempotency.key)
+    async def _finished(self, slot: Slot, idempotency: IdempotencyKey, answer_type: type[T]) -> T:
+        # The one at work may itself be a repetition: what was answered before is not in progress.
+        sealer = await self._sealers.record_sealer(slot.realm_id)
+        fingerprint = sealer.fingerprint(idempotency.body_digest)
+        earlier = await self._database.read(lambda tx: self._earlier(tx, slot, fingerprint))
+        if earlier is None:
+            raise _in_progress()
+        answer = self._replay(earlier, sealer, answer_type)
+        idempotency.replayed = True
+        return answer
+
+    def _earlier(self, tx: Tx, slot: Slot, fingerprint: bytes) -> IdempotencyRow | None:
+        row = self._store.find(tx, slot)
         if row is None or row.expires_us <= self._clock.now_us():
             return None
-        if row.route != idempotency.route or row.body_digest != idempotency.body_digest:
+        if row.body_digest != fingerprint:
             raise Mismatch("this Idempotency-Key was used with another request")
         return row
 
     def _replay(self, row: IdempotencyRow, sealer: RecordSealer, answer_type: type[T]) -> T:
         if row.answer_sealed is None:
             raise Conflict("already done", code="already_done", object_id=row.object_id)
-        label = _label((row.realm_id, row.subject, row.key))
-        return self._codec.decode(sealer.open(label, row.answer_sealed), answer_type)
+        return self._codec.decode(sealer.open(_label(row.slot), row.answer_sealed), answer_type)
 
-    def _row(
-        self, ctx: RequestContext, idempotency: IdempotencyKey, sealed: bytes | None, object_id: str
-    ) -> IdempotencyRow:
+    def _put(self, tx: Tx, slot: Slot, fingerprint: bytes, sealed: bytes | None, object_id: str) -> None:
         now_us = self._clock.now_us()
-        return IdempotencyRow(
-            realm_id=ctx.realm_id,
-            subject=ctx.actor.subject,
-            key=idempotency.key,
-            route=idempotency.route,
-            body_digest=idempotency.body_digest,
+        row = IdempotencyRow(
+            slot=slot,
+            body_digest=fingerprint,
             answer_sealed=sealed,
             object_id=object_id,
             created_us=now_us,
             expires_us=now_us + IDEMPOTENCY_SECONDS * MICROSECONDS,
         )
+        try:
+            self._store.put(tx, row)
+        except UniqueViolation:
+            # Another worker's request came between our look and our insert.
+            raise _in_progress() from None
 
 
-def _label(slot: tuple[RealmId, str, str]) -> str:
+def _in_progress() -> Conflict:
+    return Conflict("a request with this Idempotency-Key is still running", code="in_progress")
+
+
+def _label(slot: Slot) -> str:
     # Lengths stand before the parts, so that no two slots share a label.
     return "".join(f"{len(part)}:{part}" for part in slot)

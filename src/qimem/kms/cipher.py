@@ -7,8 +7,10 @@ must allow the operation.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from qimem.authz.decisions import require
@@ -17,10 +19,10 @@ from qimem.crypto.aead import Aead
 from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.envelope import EnvelopeWriter, parse_envelope
 from qimem.crypto.randomness import nonce12
-from qimem.errors import Invalid, QimemError
+from qimem.errors import Invalid
 from qimem.kernel.context import RequestContext
-from qimem.kernel.epochs import RealmCache, RealmCaches
-from qimem.kernel.ids import RealmId
+from qimem.kernel.epochs import RealmCache
+from qimem.kernel.ids import RealmId, is_name
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Database, Tx
 from qimem.kms.keyring import Keyring
@@ -34,6 +36,8 @@ from qimem.kms.models import (
     key_not_found,
 )
 from qimem.kms.ports import KeyStore
+
+_LEASES_PER_WRITE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,14 @@ class Usable:
     handle: CipherHandle
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """An envelope in base64 and the version that made it."""
 
     envelope: str
     version: KeyVersion
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """Plaintext and the version that sealed it."""
 
     plaintext: bytes
@@ -72,9 +74,8 @@ class Opened:
 class CipherService:
     """Encryption under the realm's keys."""
 
-    def __init__(self, database: Database, caches: RealmCaches, store: KeyStore, keyring: Keyring) -> None:
+    def __init__(self, database: Database, store: KeyStore, keyring: Keyring) -> None:
         self._database = database
-        self._caches = caches
         self._store = store
         self._keyring = keyring
 
@@ -88,10 +89,9 @@ class CipherService:
             Conflict: `key_exhausted`.
             Unavailable: storage cannot answer.
         """
-        cache = await self._cache(ctx, ref)
-        usable = cache.find("encrypt", ref)
+        usable: Usable | None = ctx.state.find("encrypt", ref)
         if usable is None:
-            usable = await self._encryptable(ctx, cache, ref)
+            usable = await self._encryptable(ctx, ref)
         else:
             require(ctx, Permission.KEYS_ENCRYPT, usable.version.lineage_id)
         handle = usable.handle
@@ -104,6 +104,8 @@ class CipherService:
         """Open an envelope with the key it names.
 
         Args:
+            ctx: The caller and the realm.
+            envelope_b64: An envelope v1 in standard base64.
             pin: The key the caller expects, or None.
 
         Raises:
@@ -114,10 +116,9 @@ class CipherService:
             Unavailable: storage cannot answer.
         """
         envelope = parse_envelope(envelope_b64)
-        cache = await self._cache(ctx, envelope.key_id)
-        usable = cache.find("decrypt", envelope.key_id)
+        usable: Usable | None = ctx.state.find("decrypt", envelope.key_bytes)
         if usable is None:
-            usable = await self._decryptable(ctx, cache, envelope.key_id)
+            usable = await self._decryptable(ctx, envelope.key_id)
         else:
             require(ctx, Permission.KEYS_DECRYPT, usable.version.lineage_id)
         version = usable.version
@@ -127,56 +128,45 @@ class CipherService:
             raise Invalid("key mismatch", code="key_mismatch")
         return Opened(usable.handle.aead.open(envelope.nonce, envelope.sealed, None), version)
 
-    async def each(self, calls: list[Callable[[], Awaitable[object]]]) -> list[object]:
-        """Run the calls of a batch in order; a domain error becomes that item's result."""
-        results: list[object] = []
-        for call in calls:
-            try:
-                results.append(await call())
-            except QimemError as error:
-                results.append(error)
-        return results
-
     async def give_back_leases(self) -> None:
         """Return unused message counts; when the worker drains."""
-        for _, _, handle in self._keyring.handles():
-            if isinstance(handle, CipherHandle):
-                await handle.lease.give_back(self._database, self._store)
+        leases = [handle.lease for handle in self._keyring.handles() if isinstance(handle, CipherHandle)]
+        unused = [lease for lease in leases if lease.remaining > 0]
+        for start in range(0, len(unused), _LEASES_PER_WRITE):
+            batch = [(lease, lease.give_back()) for lease in unused[start : start + _LEASES_PER_WRITE]]
+            await self._database.write(partial(self._return, batch=batch))
 
-    async def _cache(self, ctx: RequestContext, ref: object) -> RealmCache:
-        cache = await self._caches.fresh(ctx.realm_id)
-        if cache is None:
-            raise key_not_found(ref)
-        return cache
+    def _return(self, tx: Tx, *, batch: Sequence[tuple[MessageLease, int]]) -> None:
+        for lease, count in batch:
+            self._store.return_messages(tx, lease.realm_id, lease.key_id, count)
 
-    async def _encryptable(self, ctx: RequestContext, cache: RealmCache, ref: KeyRef) -> Usable:
-        version = await self._find(cache, ref)
-        if version is None:
-            raise key_not_found(ref)
+    async def _encryptable(self, ctx: RequestContext, ref: KeyRef) -> Usable:
+        version = await self._find(ctx.state, ref)
         require(ctx, Permission.KEYS_ENCRYPT, version.lineage_id)
         check_can_encrypt(version)
-        return await self._keep(cache, "encrypt", ref, version)
+        return await self._keep(ctx.state, ("encrypt", ref), ref, version)
 
-    async def _decryptable(self, ctx: RequestContext, cache: RealmCache, key_id: UUID) -> Usable:
-        version = await self._find(cache, KeyRef(key_id=key_id))
-        if version is None:
-            raise key_not_found(key_id)
+    async def _decryptable(self, ctx: RequestContext, key_id: UUID) -> Usable:
+        ref = KeyRef(key_id=key_id)
+        version = await self._find(ctx.state, ref)
         require(ctx, Permission.KEYS_DECRYPT, version.lineage_id)
         check_can_decrypt(version)
-        return await self._keep(cache, "decrypt", key_id, version)
+        return await self._keep(ctx.state, ("decrypt", key_id.bytes), ref, version)
 
-    async def _find(self, cache: RealmCache, ref: KeyRef) -> KeyVersion | None:
-        realm_id = cache.realm_id
-        return await cache.get("version", ref, lambda tx: find_version(self._store, tx, realm_id, ref))
+    async def _find(self, state: RealmCache, ref: KeyRef) -> KeyVersion:
+        realm_id = state.realm_id
+        found = await state.get("version", ref, lambda tx: find_version(self._store, tx, realm_id, ref))
+        if found is None:
+            raise key_not_found(ref)
+        return found
 
-    async def _keep(self, cache: RealmCache, kind: str, key: object, version: KeyVersion) -> Usable:
+    async def _keep(
+        self, state: RealmCache, slot: tuple[str, object], ref: KeyRef, version: KeyVersion
+    ) -> Usable:
         usable = Usable(version, await self._keyring.handle(version, lambda secret: _handle(version, secret)))
         # Kept only if the state it was judged by is the state of this cache's epoch.
-        if (
-            cache.find("version", key if isinstance(key, KeyRef) else KeyRef(key_id=version.key_id))
-            is version
-        ):
-            cache.keep(kind, key, usable)
+        if state.find("version", ref) is version:
+            state.keep(*slot, usable)
         return usable
 
 
@@ -184,6 +174,9 @@ def find_version(store: KeyStore, tx: Tx, realm_id: RealmId, ref: KeyRef) -> Key
     """The encryption key version that `ref` names: itself by key id, else the lineage's active one."""
     if ref.key_id is not None:
         return store.find_version(tx, realm_id, ref.key_id, Purpose.ENCRYPTION)
+    if ref.name is not None and not is_name(ref.name):
+        # No key can have it, and not every database can be asked for it.
+        return None
     return store.find_active(tx, realm_id, Purpose.ENCRYPTION, lineage_id=ref.lineage_id, name=ref.name)
 
 

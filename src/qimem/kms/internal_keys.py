@@ -35,6 +35,11 @@ class PreparedRealm:
     wrapped_kek: bytes
     keys: tuple[tuple[KeyVersion, WrappedMaterial], ...]
 
+    def pepper(self) -> SecretBytes:
+        """The password pepper, for the user that is added together with the realm."""
+        version, material = next(pair for pair in self.keys if pair[0].purpose is Purpose.PASSWORD_PEPPER)
+        return self.kek.unwrap_material(version, material.wrapped)
+
 
 class RealmKeyProvisioning:
     """Gives a new realm its KEK and its internal keys."""
@@ -95,7 +100,7 @@ class InternalKeys:
         return signer.sign(data)
 
     async def public_keys(self, realm_id: RealmId) -> dict[str, dict[str, str]]:
-        """kid → public JWK of every key whose tokens verify, newest first; empty for an absent realm."""
+        """Public JWKs by kid: JWK of every key whose tokens verify, newest first; empty for an absent realm."""
         cache = await self._caches.fresh(realm_id)
         if cache is None:
             return {}

@@ -24,11 +24,7 @@ H = TypeVar("H")
 
 
 class Keyring:
-    """Holds KEKs and whatever is built from material: ciphers, signers, MAC keys.
-
-    Args:
-        on_evict: Told about a handle that leaves the ring, so that unused leases can be returned.
-    """
+    """Holds KEKs and whatever is built from material: ciphers, signers, MAC keys."""
 
     def __init__(self, root_key: RootKey, database: Database, store: KeyStore) -> None:
         self._root_key = root_key
@@ -85,6 +81,7 @@ class Keyring:
         """What `build` makes of the version's material, made once and kept.
 
         Args:
+            version: Which one.
             build: Takes the material and must not keep the buffer: it is wiped afterwards.
 
         Raises:
@@ -112,14 +109,17 @@ class Keyring:
         finally:
             material.wipe()
 
-    def handles(self) -> list[tuple[RealmId, UUID, object]]:
+    def handles(self) -> list[object]:
         """Every handle in memory; for returning leases when draining."""
-        return [(realm_id, key_id, handle) for (realm_id, key_id), handle in self._handles.items()]
+        return self._handles.values()
 
     def close(self) -> None:
         """Forget and wipe."""
-        for _, kek in self._keks.items():
+        for kek in self._keks.values():
             kek.key.wipe()
+        for handle in self._handles.values():
+            if isinstance(handle, SecretBytes):
+                handle.wipe()
         self._keks.clear()
         self._handles.clear()
         self._root_key.key.wipe()
@@ -155,6 +155,10 @@ class Lru(Generic[K, V]):
             return found
         self.put(key, value)
         return value
+
+    def values(self) -> list[V]:
+        """A copy of the entries, oldest first."""
+        return list(self._entries.values())
 
     def items(self) -> list[tuple[K, V]]:
         """A copy of the entries, oldest first."""

@@ -50,6 +50,8 @@ class KeyService:
         """Make a key with its first version.
 
         Args:
+            ctx: The caller and the realm.
+            algorithm: One that encrypts.
             name: Unique in the realm, `[a-z0-9][a-z0-9._-]{0,62}` and not in UUID form, or None.
 
         Raises:
@@ -155,6 +157,7 @@ class KeyService:
         """Active versions of the realm's keys in order of creation, those the caller may read.
 
         Args:
+            ctx: The caller and the realm.
             after: Position returned with the page before, or None for the first page.
             limit: 1–200 items.
 

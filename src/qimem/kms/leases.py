@@ -8,6 +8,7 @@ counted as used, so the limit holds on the safe side.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import UUID
 
 from qimem.errors import Conflict
@@ -49,7 +50,7 @@ class MessageLease:
                     continue
                 block = self._block
                 granted = await database.write(
-                    lambda tx: store.lease_messages(tx, self.realm_id, self.key_id, block)
+                    partial(store.lease_messages, realm_id=self.realm_id, key_id=self.key_id, block=block)
                 )
                 if granted == 0:
                     raise Conflict(
@@ -58,8 +59,7 @@ class MessageLease:
                 self._block = min(block * 2, LEASE_BLOCK_MAX)
                 self.remaining += granted
 
-    async def give_back(self, database: Database, store: KeyStore) -> None:
-        """Return what was not used, when the worker drains."""
+    def give_back(self) -> int:
+        """How many messages are left unused; they are no longer this lease's."""
         unused, self.remaining = self.remaining, 0
-        if unused:
-            await database.write(lambda tx: store.return_messages(tx, self.realm_id, self.key_id, unused))
+        return unused

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from qimem.crypto.algorithms import Algorithm
@@ -59,9 +60,8 @@ class WrappedMaterial:
     public: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRef:
-    """How a caller names a key: exactly one of the three."""
+class KeyRef(NamedTuple):
+    """How a caller names a key: exactly one of the three. A tuple, for it is looked up on every encrypt."""
 
     key_id: UUID | None = None
     lineage_id: UUID | None = None

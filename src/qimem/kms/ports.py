@@ -70,7 +70,10 @@ class KeyStore(Protocol):
         """Active versions of encryption keys by (lineage's created_us, lineage_id), after a position.
 
         Args:
+            tx: A snapshot.
+            realm_id: Whose keys.
             after: Position of the last item seen.
+            limit: At most so many.
             lineages: Only these, or None for all.
         """
         ...

@@ -55,8 +55,8 @@ class BearerAuthenticator:
         self._clock = clock
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
-    async def authenticate(self, authorization: bytes | None) -> Actor:
-        """The caller behind a header.
+    async def authenticate(self, authorization: bytes | None) -> tuple[Actor, RealmCache]:
+        """The caller behind a header, and the state of the caller's realm that this was decided on.
 
         Raises:
             Unauthenticated: `unauthenticated` without a header, else `invalid_token`.
@@ -78,25 +78,24 @@ class BearerAuthenticator:
         actor: Actor | None = cache.find("actor", token_digest)
         if actor is None:
             actor = await self._look_up(cache, token_digest, verified)
-        return actor
+        return actor, cache
 
     def permits(self, actor: Actor, permission: Permission) -> bool:
         """Whether the actor holds the permission with any scope."""
         return permits(actor.permissions, permission)
 
-    async def target_realm(self, actor: Actor, realm_id: str | None) -> RealmId:
-        """The realm a request is about: the caller's own, or the one an operator names.
+    async def other_realm(self, actor: Actor, realm_id: str) -> RealmCache:
+        """The state of a realm that is not the caller's own; for operators.
 
         Raises:
             NotFound: `realm_not_found`, alike for absent realms and for callers without the right.
         """
-        if realm_id is None or realm_id == actor.realm_id:
-            return actor.realm_id
-        if not actor.permissions.operator or not is_realm_id(realm_id):
+        state = None
+        if actor.permissions.operator and is_realm_id(realm_id):
+            state = await self._caches.fresh(RealmId(realm_id))
+        if state is None:
             raise realm_not_found(realm_id)
-        if await self._caches.fresh(RealmId(realm_id)) is None:
-            raise realm_not_found(realm_id)
-        return RealmId(realm_id)
+        return state
 
     async def _verify(self, token_digest: bytes, token: bytes) -> _Verified:
         try:

@@ -43,6 +43,7 @@ class ClientAuthenticator:
         """The client, if it is who it says.
 
         Args:
+            client_id: As presented.
             secret: None for public clients.
             realm_id: The realm the caller named, or None to use the client's.
 
@@ -63,7 +64,8 @@ class ClientAuthenticator:
         return client
 
     async def _find(self, client_id: str) -> ClientRecord | None:
-        if not 0 < len(client_id) <= CLIENT_ID_CHARS_MAX:
+        # Only what can be an id is looked up: not every database can be asked for every text.
+        if not 0 < len(client_id) <= CLIENT_ID_CHARS_MAX or not client_id.isprintable():
             return None
         realm_id = await self._realm(client_id)
         cache = await self._caches.fresh(realm_id) if realm_id is not None else None

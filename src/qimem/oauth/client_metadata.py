@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from qimem.errors import InvalidFields
+from qimem.kernel.ids import display_name_fault
 from qimem.kernel.limits import (
     CLIENT_METADATA_BYTES_MAX,
-    DISPLAY_NAME_CHARS_MAX,
     REDIRECT_URIS_MAX,
     SCOPE_CHARS_MAX,
     URI_CHARS_MAX,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PRIVATE_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _VISIBLE = re.compile(r"[!-~]+")
 _SCOPE = re.compile(r"[!#-\[\]-~]+( [!#-\[\]-~]+)*")
 _PRIVATE_JWK_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
@@ -65,6 +66,9 @@ def _redirect_fault(uri: str) -> str | None:
         return "must not have a fragment"
     if "@" in parts.netloc:
         return "must not have user information"
+    # urlsplit reads the host out of the first pair of brackets, wherever it stands.
+    if "[" in uri and _BRACKETED.fullmatch(parts.netloc) is None:
+        return "not an absolute URI"
     # urlsplit folds the scheme; what is compared later is the spelling itself.
     if not parts.scheme or not uri.startswith(parts.scheme + ":") or not port_ok:
         return "not an absolute URI with a lower-case scheme"
@@ -87,9 +91,9 @@ def check_metadata(registration: Registration) -> None:
     Raises:
         InvalidFields: points at the first unusable member.
     """
-    name = registration.name
-    if name is not None and not 0 < len(name) <= DISPLAY_NAME_CHARS_MAX:
-        raise InvalidFields({"/name": f"must have 1 to {DISPLAY_NAME_CHARS_MAX} characters"})
+    fault = None if registration.name is None else display_name_fault(registration.name)
+    if fault is not None:
+        raise InvalidFields({"/name": fault})
     if registration.response_types is not None and list(registration.response_types) not in ([], ["code"]):
         raise InvalidFields({"/response_types": "only code is offered"})
     scope = registration.scope

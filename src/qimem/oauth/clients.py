@@ -119,7 +119,7 @@ class ClientService:
 
 def _auth_method(name: str | None) -> AuthMethod:
     try:
-        return AuthMethod(name or AuthMethod.SECRET_BASIC)
+        return AuthMethod(AuthMethod.SECRET_BASIC if name is None else name)
     except ValueError as error:
         raise InvalidFields({"/token_endpoint_auth_method": f"one of {', '.join(AuthMethod)}"}) from error
 
@@ -137,9 +137,13 @@ def _grant_types(names: Sequence[str] | None, method: AuthMethod) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
+def _response_types(registration: Registration) -> list[str]:
+    return ["code"] if registration.response_types is None else list(registration.response_types)
+
+
 def _metadata(registration: Registration) -> str:
     rest = {
-        "response_types": list(registration.response_types or ("code",)),
+        "response_types": _response_types(registration),
         "post_logout_redirect_uris": list(registration.post_logout_redirect_uris),
         "jwks": registration.jwks,
         "jwks_uri": registration.jwks_uri,
@@ -155,7 +159,7 @@ def _shown(record: ClientRecord, registration: Registration, secret: SecretText 
         name=record.name,
         redirect_uris=list(record.redirect_uris),
         grant_types=list(record.grant_types),
-        response_types=list(registration.response_types or ("code",)),
+        response_types=_response_types(registration),
         token_endpoint_auth_method=record.auth_method,
         scope=record.scope,
         post_logout_redirect_uris=list(registration.post_logout_redirect_uris),

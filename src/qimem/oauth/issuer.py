@@ -6,14 +6,15 @@ judged here, in the transaction of the effect, so that no grant type can forget 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from qimem.errors import Invalid
+from qimem.errors import Conflict, Invalid
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.ids import ClientId, RealmId
-from qimem.kernel.limits import ACCESS_TOKEN_SECONDS
+from qimem.kernel.limits import ACCESS_TOKEN_SECONDS, BEARER_CHARS_MAX
 from qimem.kernel.transaction import Database, Tx
 from qimem.oauth.access_token import AccessTokens
 from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
@@ -21,6 +22,9 @@ from qimem.oauth.ports import RefreshMac
 from qimem.oauth.refresh_token import make_refresh_token
 from qimem.oauth.standing import Standing, StandingCheck
 from qimem.wire.auth import TokenResponse
+
+_OTHER_CLAIMS_CHARS = 5 * 1024
+"""Room for header, signature, ids, a scope of 1,024 and two URLs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Issuer:
         """Issue, if realm, client and user stand and the client may use this grant type.
 
         Raises:
+            Conflict: the subject's permissions do not fit into a token.
             Invalid: `unauthorized_client`, `invalid_scope`, or `invalid_grant` when realm, client
                 or user is gone or disabled meanwhile.
             Unavailable: the grant could not be written.
@@ -76,6 +81,7 @@ class Issuer:
                 raise invalid_grant("invalid credentials")
             if authorization.grant_type not in standing.client.grant_types:
                 raise Invalid("grant type not allowed", code="unauthorized_client")
+            _check_fits(standing)
             scope = _narrowed(standing.client, authorization.scope)
             if authorization.write_grant is None:
                 return standing, None, scope
@@ -112,6 +118,15 @@ class Issuer:
 def invalid_grant(message: str) -> Invalid:
     """The credential or token presented is not good (RFC 6749 §5.2)."""
     return Invalid(message, code="invalid_grant")
+
+
+def _check_fits(standing: Standing) -> None:
+    # What is handed out must be accepted, and headers have a limit. Base64 adds a third.
+    names = json.dumps([*standing.roles, *standing.permissions.names])
+    if len(names) * 4 // 3 > BEARER_CHARS_MAX - _OTHER_CLAIMS_CHARS:
+        raise Conflict(
+            "the roles carry more permissions than fit into a token", hint="give this subject fewer roles"
+        )
 
 
 def _narrowed(client: ClientRecord, requested: str | None) -> str | None:

@@ -68,7 +68,7 @@ class TokenSigner(Protocol):
         ...
 
     async def public_keys(self, realm_id: RealmId) -> dict[str, dict[str, str]]:
-        """kid → public JWK of every key whose tokens verify."""
+        """Public JWKs by kid: every key whose tokens verify."""
         ...
 
 

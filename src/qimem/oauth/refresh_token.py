@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from qimem.kernel.ids import ClientId, RealmId, is_realm_id
-from qimem.oauth.ports import RefreshMac
+from qimem.kernel.transaction import Database
+from qimem.oauth.models import GrantRecord
+from qimem.oauth.ports import GrantStore, RefreshMac
 
 PREFIX = "qrt_"
 _TAIL = struct.Struct(">16sI")
@@ -53,6 +55,29 @@ def parse_refresh_token(token: str) -> PresentedRefreshToken | None:
         return None
     grant_id, generation = _TAIL.unpack_from(data, end)
     return PresentedRefreshToken(RealmId(realm), UUID(bytes=grant_id), generation, data[-_TAG_BYTES:])
+
+
+class RefreshTokens:
+    """Finds the grant behind a refresh token; every path that takes one comes through here."""
+
+    def __init__(self, database: Database, grants: GrantStore, macs: RefreshMac) -> None:
+        self._database = database
+        self._grants = grants
+        self._macs = macs
+
+    async def find(self, text: str) -> tuple[PresentedRefreshToken, GrantRecord] | None:
+        """The token and its grant as it stands, dead or alive; None unless the token is ours.
+
+        Raises:
+            Unavailable: storage cannot answer.
+        """
+        token = parse_refresh_token(text)
+        if token is None:
+            return None
+        grant = await self._database.read(lambda tx: self._grants.find(tx, token.realm_id, token.grant_id))
+        if grant is None or not await is_genuine(self._macs, token, grant.client_id):
+            return None
+        return token, grant
 
 
 async def make_refresh_token(

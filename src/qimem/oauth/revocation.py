@@ -7,8 +7,9 @@ from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.epochs import EpochSource
 from qimem.kernel.transaction import Database, Tx
 from qimem.oauth.access_token import AccessTokens
-from qimem.oauth.ports import GrantStore, RefreshMac
-from qimem.oauth.refresh_token import PREFIX, is_genuine, parse_refresh_token
+from qimem.oauth.models import GrantRecord
+from qimem.oauth.ports import GrantStore
+from qimem.oauth.refresh_token import PREFIX, RefreshTokens
 
 
 class RevocationService:
@@ -20,14 +21,14 @@ class RevocationService:
         epochs: EpochSource,
         grants: GrantStore,
         access_tokens: AccessTokens,
-        macs: RefreshMac,
+        refresh_tokens: RefreshTokens,
         clock: Clock,
     ) -> None:
         self._database = database
         self._epochs = epochs
         self._grants = grants
         self._access_tokens = access_tokens
-        self._macs = macs
+        self._refresh_tokens = refresh_tokens
         self._clock = clock
 
     async def revoke(self, token: str) -> None:
@@ -37,22 +38,22 @@ class RevocationService:
             Unavailable: it could not be written; the token may still be alive.
         """
         if token.startswith(PREFIX):
-            await self._revoke_refresh_token(token)
+            found = await self._refresh_tokens.find(token)
+            if found is not None:
+                await self.end(found[1])
         else:
             await self._revoke_access_token(token)
 
-    async def _revoke_refresh_token(self, token: str) -> None:
-        presented = parse_refresh_token(token)
-        if presented is None:
-            return
-        realm_id, grant_id = presented.realm_id, presented.grant_id
-        grant = await self._database.read(lambda tx: self._grants.find(tx, realm_id, grant_id))
-        if grant is None or not await is_genuine(self._macs, presented, grant.client_id):
-            return
+    async def end(self, grant: GrantRecord) -> None:
+        """End a grant, and with it every token of it.
+
+        Raises:
+            Unavailable: it could not be written.
+        """
 
         def revoke(tx: Tx) -> None:
-            if self._grants.revoke(tx, realm_id, grant_id, self._clock.now_us()):
-                self._epochs.bump(tx, realm_id)
+            if self._grants.revoke(tx, grant.realm_id, grant.grant_id, self._clock.now_us()):
+                self._epochs.bump(tx, grant.realm_id)
 
         await self._database.write(revoke)
 

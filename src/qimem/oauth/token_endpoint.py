@@ -32,7 +32,7 @@ class TokenEndpoint:
             Invalid: `unsupported_grant_type`, `unauthorized_client`, `invalid_grant`, `invalid_scope`.
             InvalidFields: a field that the grant type needs is missing.
         """
-        grant_type = request.grant_type or GrantType.PASSWORD
+        grant_type = GrantType.PASSWORD if request.grant_type is None else request.grant_type
         secret = SecretText(request.client_secret) if request.client_secret is not None else None
         client = await self._clients.authenticate(request.client_id, secret, request.realm_id)
         if grant_type not in (GrantType.PASSWORD, GrantType.CLIENT_CREDENTIALS):

@@ -9,8 +9,7 @@ from qimem.authz.permissions import Permission
 from qimem.errors import Conflict, InvalidFields
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.context import RequestContext
-from qimem.kernel.ids import RealmId, is_realm_id
-from qimem.kernel.limits import DISPLAY_NAME_CHARS_MAX
+from qimem.kernel.ids import RealmId, display_name_fault, is_realm_id
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.realms.models import RealmRecord
@@ -56,8 +55,9 @@ class RealmService:
         """The change itself, validated and with its keys made; for a transaction to run."""
         if not is_realm_id(realm_id):
             raise InvalidFields({"/id": "must match [a-z0-9][a-z0-9-]{0,62}"})
-        if not 0 < len(name) <= DISPLAY_NAME_CHARS_MAX:
-            raise InvalidFields({"/name": f"must have 1 to {DISPLAY_NAME_CHARS_MAX} characters"})
+        fault = display_name_fault(name)
+        if fault is not None:
+            raise InvalidFields({"/name": fault})
         now_us = self._clock.now_us()
         record = RealmRecord(RealmId(realm_id), name, enabled=True, created_us=now_us)
         prepared = [part.prepare(record.realm_id, now_us) for part in self._provisioning]

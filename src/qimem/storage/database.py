@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from qimem.storage.migrations.runner import (
-    migrate_postgres,
-    migrate_sqlite,
-    postgres_version,
-    sqlite_version,
-)
-from qimem.storage.postgres import PostgresDatabase
+from qimem.kernel.epochs import EpochSource
+from qimem.kernel.transaction import Database
+from qimem.storage.migrations import runner
 from qimem.storage.sqlite import SqliteDatabase
 
 FILE_NAME = "qimem.db"
 
-OpenDatabase = SqliteDatabase | PostgresDatabase
+
+class OpenDatabase(Database, EpochSource, Protocol):
+    """An open database of either kind; it tells the epochs of its realms as well."""
+
+    async def close(self) -> None:
+        """Finish what runs and let go of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ class DatabaseLocation:
         """Whether a schema is there already.
 
         Raises:
-            psycopg.OperationalError: PostgreSQL cannot be reached.
+            Unavailable: PostgreSQL cannot be reached.
         """
-        version = sqlite_version(self.file) if self.url is None else postgres_version(self.url)
+        version = runner.sqlite_version(self.file) if self.url is None else runner.postgres_version(self.url)
         return version is not None
 
     def migrate(self) -> None:
@@ -54,12 +57,15 @@ class DatabaseLocation:
             SchemaTooNew: the data is newer than this program.
         """
         if self.url is None:
-            migrate_sqlite(self.file)
+            runner.migrate_sqlite(self.file)
         else:
-            migrate_postgres(self.url)
+            runner.migrate_postgres(self.url)
 
     def open(self) -> OpenDatabase:
         """Open it; in the process and thread that will use it."""
         if self.url is None:
             return SqliteDatabase(self.file, durable=self.durable)
+        # The driver takes a seventh of the start of a server that has no use for it.
+        from qimem.storage.postgres import PostgresDatabase  # noqa: PLC0415
+
         return PostgresDatabase(self.url)

@@ -1,8 +1,7 @@
-"""PostgreSQL for several nodes: a bounded pool of threads, and the strict epoch read.
+"""PostgreSQL for several nodes: a bounded pool of threads, one connection each.
 
-The epoch read is batched: at most one query is in flight per worker, and a request that arrives
-while it is waits for the next one, which begins after the request arrived. Whatever was
-acknowledged before the request was sent is therefore seen, at two round trips in the worst case.
+Writes are serializable and tried again when they lose against another. What was lost before COMMIT
+was sent did not happen; what was lost after it may have.
 """
 
 from __future__ import annotations
@@ -20,25 +19,30 @@ import psycopg
 from qimem.errors import Unavailable, outcome_unknown, storage_unavailable
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
-from qimem.kernel.limits import POSTGRES_POOL_MAX, POSTGRES_RETRIES_MAX, WRITE_QUEUE_MAX
+from qimem.kernel.limits import (
+    POSTGRES_POOL_MAX,
+    POSTGRES_RETRIES_MAX,
+    STATEMENT_TIMEOUT_SECONDS,
+    WRITE_QUEUE_MAX,
+)
 from qimem.kernel.transaction import Tx
 from qimem.storage.epochs import EpochRows
+from qimem.storage.fork_guard import ForkGuard
 from qimem.storage.postgres_connection import (
-    CONNECT_SECONDS,
-    OPTIONS,
     PostgresConnection,
     PostgresTx,
     connect,
     is_retryable,
     unavailable,
 )
+from qimem.storage.postgres_epochs import EpochReader
 
 T = TypeVar("T")
 
 _WRITE = "BEGIN ISOLATION LEVEL SERIALIZABLE"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_EPOCHS = "SELECT realm_id, n, (SELECT incarnation FROM instance) FROM epoch WHERE realm_id = ANY(%s::text[])"
-_EPOCH_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0 * STATEMENT_TIMEOUT_SECONDS
+"""The server ends what takes too long; this is for a server that does not answer at all."""
 _BACKOFF_SECONDS = 0.002
 
 
@@ -47,60 +51,86 @@ class PostgresDatabase(EpochRows):
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._fork_guard = ForkGuard()
+        self._closed = False
         self._threads = ThreadPoolExecutor(POSTGRES_POOL_MAX, thread_name_prefix="postgres")
         self._local = threading.local()
         self._open: set[PostgresConnection] = set()
         self._queued = 0
-        self._epoch_reader = _EpochReader(url)
+        self._epoch_reader = EpochReader(url)
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a serializable transaction; see `kernel.transaction.Database`."""
-        return await self._on_thread(lambda: self._write(fn))
+        return await self._on_thread(lambda: self._write(fn), outcome_unknown)
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in one snapshot."""
-        return await self._on_thread(lambda: self._once(_READ, fn))
+        return await self._on_thread(lambda: self._read(fn), storage_unavailable)
 
     async def current(self, realm_id: RealmId) -> Epoch | None:
         """The realm's epoch, read after this call began."""
+        self._fork_guard.check()
         return await self._epoch_reader.current(realm_id)
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
         for connection in self._open:
             connection.close()
         await self._epoch_reader.close()
 
-    async def _on_thread(self, work: Callable[[], T]) -> T:
+    async def _on_thread(self, work: Callable[[], T], too_late: Callable[[], Unavailable]) -> T:
+        self._fork_guard.check()
+        if self._closed:
+            raise storage_unavailable()
         if self._queued >= WRITE_QUEUE_MAX:
             raise Unavailable("too many database operations at once", code="overloaded")
         self._queued += 1
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
         running.add_done_callback(self._done)
-        # A caller that goes away must neither undo nor half-do what it asked for.
-        return await asyncio.shield(running)
+        # Only waited for: a caller that goes away must neither undo nor half-do what it asked for.
+        await asyncio.wait({running}, timeout=_ANSWER_SECONDS)
+        if not running.done():
+            raise too_late()
+        return running.result()
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         self._queued -= 1
         if not future.cancelled():
             future.exception()
 
+    def _read(self, fn: Callable[[Tx], T]) -> T:
+        try:
+            connection, value = self._run(_READ, fn)
+        except psycopg.Error as error:
+            if is_retryable(error):
+                raise storage_unavailable() from error
+            raise
+        self._abandon(connection)
+        return value
+
     def _write(self, fn: Callable[[Tx], T]) -> T:
         for attempt in range(POSTGRES_RETRIES_MAX):
             try:
-                return self._once(_WRITE, fn)
+                connection, value = self._run(_WRITE, fn)
+                self._commit(connection)
             except psycopg.Error as error:
                 if not is_retryable(error):
                     raise
-                # Jitter, or the same contenders meet again in the same order.
-                time.sleep(_BACKOFF_SECONDS * (attempt + 1) * random.random())  # noqa: S311 - not a secret
+                # Doubling with jitter: two dozen writers of one row all come through. Evenly spaced
+                # attempts would let the same contenders meet again in the same order.
+                time.sleep(_BACKOFF_SECONDS * 2**attempt * random.random())  # noqa: S311 - not a secret
+            else:
+                return value
         raise storage_unavailable()
 
-    def _once(self, begin: str, fn: Callable[[Tx], T]) -> T:
+    def _run(self, begin: str, fn: Callable[[Tx], T]) -> tuple[PostgresConnection, T]:
         connection = self._begin(begin)
+        tx = PostgresTx(connection)
         try:
-            value = fn(PostgresTx(connection))
+            value = fn(tx)
+            tx.check()
         except psycopg.Error as error:
             self._abandon(connection)
             if is_retryable(error):
@@ -109,8 +139,7 @@ class PostgresDatabase(EpochRows):
         except BaseException:
             self._abandon(connection)
             raise
-        self._commit(connection)
-        return value
+        return connection, value
 
     def _begin(self, begin: str) -> PostgresConnection:
         # An idle connection may have died unnoticed; nothing was sent on it, so one retry is safe.
@@ -155,75 +184,3 @@ class PostgresDatabase(EpochRows):
         if connection is not None:
             self._open.discard(connection)
             connection.close()
-
-
-class _EpochReader:
-    """One query at a time for everyone who waits."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
-        self._waiting: dict[RealmId, asyncio.Future[Epoch | None]] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    async def current(self, realm_id: RealmId) -> Epoch | None:
-        future = self._waiting.get(realm_id)
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._waiting[realm_id] = future
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._answer_waiting())
-        return await asyncio.shield(future)
-
-    async def close(self) -> None:
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        if self._connection is not None:
-            await self._connection.close()
-
-    async def _answer_waiting(self) -> None:
-        while self._waiting:
-            # Taken before the query is sent: who arrives later belongs to the next one.
-            waiting, self._waiting = self._waiting, {}
-            try:
-                async with asyncio.timeout(_EPOCH_SECONDS):
-                    epochs = await self._query(list(waiting))
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                await self._drop()
-                for future in waiting.values():
-                    refusal = storage_unavailable()
-                    refusal.__cause__ = error
-                    _settle(future, refusal)
-                continue
-            for realm_id, future in waiting.items():
-                _settle(future, epochs.get(realm_id))
-
-    async def _query(self, realm_ids: list[RealmId]) -> dict[RealmId, Epoch]:
-        for last in (False, True):
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await psycopg.AsyncConnection.connect(
-                        self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, options=OPTIONS
-                    )
-                cursor = await self._connection.execute(_EPOCHS, (realm_ids,))
-                return {RealmId(row[0]): Epoch(bytes(row[2] or b""), row[1]) async for row in cursor}
-            except psycopg.Error:
-                await self._drop()
-                if last:
-                    raise
-        return {}
-
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-
-def _settle(future: asyncio.Future[Epoch | None], result: Epoch | None | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

@@ -7,20 +7,20 @@ that was sent after an acknowledgement always sees the number move, on every wor
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
-from qimem.errors import storage_unavailable
+from qimem.errors import Unavailable, storage_unavailable
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import CACHED_REALMS_MAX
 from qimem.kernel.transaction import Tx
 from qimem.storage.epochs import READ, EpochRows
-from qimem.storage.sqlite_connection import SqliteTx, open_reader
+from qimem.storage.fork_guard import ForkGuard
+from qimem.storage.sqlite_connection import SqliteTx, close, explained, open_reader
 from qimem.storage.sqlite_guard import WalGuard
 from qimem.storage.sqlite_writer import SqliteWriter
 from qimem.storage.statement import SQLITE
@@ -34,13 +34,18 @@ class SqliteDatabase(EpochRows):
     Args:
         path: The database file; its directory exists.
         durable: False only where the file lives in memory.
+
+    Raises:
+        Refused: the file is not a database, or the SQLite engine can lose commits.
+        Unavailable: it cannot be opened.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._path = path
-        self._pid = os.getpid()
+        self._fork_guard = ForkGuard()
         self._guard = WalGuard(path)
-        self._writer = SqliteWriter(path, self._guard, durable=durable)
+        with explained(path):
+            self._writer = SqliteWriter(path, self._guard, durable=durable)
         self._reader: apsw.Connection | None = None
         self._reads: apsw.Cursor | None = None
         self._seen: object = None
@@ -50,13 +55,14 @@ class SqliteDatabase(EpochRows):
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a durable transaction; see `kernel.transaction.Database`."""
-        self._check_process()
+        self._fork_guard.check()
         value: T = await self._writer.write(fn)
         return value
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in one snapshot, on the calling thread: a hop to another costs more than the read."""
-        self._check_process()
+        self._fork_guard.check()
+        self._check_files()
         connection = self._open_reader()
         try:
             connection.execute("BEGIN")
@@ -64,20 +70,23 @@ class SqliteDatabase(EpochRows):
                 return fn(SqliteTx(connection))
             finally:
                 connection.execute("ROLLBACK")
+        except Unavailable:
+            self._drop_reader()
+            raise
         except apsw.Error as error:
             self._drop_reader()
             raise storage_unavailable() from error
 
     async def current(self, realm_id: RealmId) -> Epoch | None:
         """The realm's epoch, read after this call began."""
-        self._check_process()
-        if not self._guard.intact_lately():
-            raise storage_unavailable()
+        self._fork_guard.check()
+        self._check_files()
         self._open_reader()
         reads = self._reads
         assert reads is not None
         try:
-            version = reads.execute("PRAGMA data_version").fetchone()
+            # To its end: a statement left open keeps its snapshot, and later reads would see the past.
+            version = reads.execute("PRAGMA data_version").fetchall()
             if version != self._seen:
                 self._generation += 1
                 self._seen = version
@@ -85,12 +94,11 @@ class SqliteDatabase(EpochRows):
             if known is not None and known[0] == self._generation:
                 return known[1]
             compiled = READ.on(SQLITE)
-            row = reads.execute(compiled.text, (realm_id,)).fetchone()
-            reads.fetchall()
+            rows: Sequence[tuple[Any, ...]] = reads.execute(compiled.text, (realm_id,)).fetchall()
         except apsw.Error as error:
             self._drop_reader()
             raise storage_unavailable() from error
-        epoch = None if row is None else Epoch(row[0] or b"", row[1])
+        epoch = Epoch(rows[0][0] or b"", rows[0][1]) if rows else None
         if len(self._known) >= CACHED_REALMS_MAX:
             self._known.clear()
         self._known[realm_id] = (self._generation, epoch)
@@ -107,6 +115,7 @@ class SqliteDatabase(EpochRows):
                 self._reader = open_reader(self._path)
             except apsw.Error as error:
                 raise storage_unavailable() from error
+            self._guard.find()
             self._reads = self._reader.cursor()
             self._seen = None
         return self._reader
@@ -115,9 +124,8 @@ class SqliteDatabase(EpochRows):
         reader, self._reader, self._reads = self._reader, None, None
         self._known.clear()
         if reader is not None:
-            reader.close(True)  # noqa: FBT003 - apsw's "force"
+            close(reader, keep_log=not self._guard.shares_locks())
 
-    def _check_process(self) -> None:
-        # A connection carried across fork corrupts the database: both halves hold the same locks.
-        if os.getpid() != self._pid:
-            raise RuntimeError("a database must be opened after fork, not before")
+    def _check_files(self) -> None:
+        if not self._guard.intact_lately():
+            raise storage_unavailable()

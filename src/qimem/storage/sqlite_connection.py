@@ -8,7 +8,9 @@ drops its POSIX locks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,99 +18,159 @@ import apsw
 
 from qimem.errors import storage_unavailable
 from qimem.kernel.limits import BUSY_TIMEOUT_SECONDS
+from qimem.kernel.refusal import Refused
 from qimem.kernel.transaction import ForeignKeyViolation, Statement, UniqueViolation
 from qimem.storage.statement import SQLITE, SQLStatement
 
 ENGINE_MIN = (3, 51, 3)
 
 _UNIQUE = frozenset({apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY})
-_READER_BUSY_MS = 100
+_OPENING_BUSY_MS = 100
+_RETRY_SECONDS = 0.005
 _WAL_BYTES_KEPT = 64 * 1024 * 1024
-
-
-class EngineTooOld(Exception):  # noqa: N818 - says what is wrong
-    """The SQLite engine has known ways to lose commits."""
 
 
 def check_engine(version: str) -> None:
     """Refuse an engine that can lose commits.
 
     Raises:
-        EngineTooOld: older than 3.51.3.
+        Refused: older than 3.51.3.
     """
     if tuple(int(part) for part in version.split(".")[:3]) < ENGINE_MIN:
-        raise EngineTooOld(f"SQLite {version} can lose commits; 3.51.3 or newer is needed")
+        raise Refused(
+            f"SQLite {version} can lose commits; 3.51.3 or newer is needed", "install a newer apsw package"
+        )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say in our words why a database cannot be opened.
+
+    Raises:
+        Refused: the file is not a database.
+        Unavailable: anything else, such as a lock that is not released or a missing permission.
+    """
+    try:
+        yield
+    except apsw.NotADBError as error:
+        raise Refused(f"{path} is not a database", "restore the file from a backup") from error
+    except apsw.Error as error:
+        raise storage_unavailable() from error
 
 
 def open_writer(path: Path, *, durable: bool) -> apsw.Connection:
     """The connection that writes; makes the file if there is none.
 
     Args:
+        path: The database file; its directory exists.
         durable: False only for data that lives in memory anyway: then nothing waits for the disk.
     """
     check_engine(apsw.sqlite_lib_version())
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(int(BUSY_TIMEOUT_SECONDS * 1000))
-    # Asked first: setting the mode again takes locks that a busy database may refuse.
-    if connection.pragma("journal_mode") != "wal":
-        connection.pragma("journal_mode", "wal")
+    _set_journal_mode(connection)
     connection.pragma("synchronous", "FULL" if durable else "OFF")
     connection.pragma("foreign_keys", True)
     connection.pragma("journal_size_limit", _WAL_BYTES_KEPT)
+    _open_log(connection)
     return connection
 
 
 def open_reader(path: Path) -> apsw.Connection:
-    """A connection that cannot write."""
+    """A connection that cannot write, and never waits: it is used on the event loop."""
+    check_engine(apsw.sqlite_lib_version())
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.set_busy_timeout(_READER_BUSY_MS)
+    # Opening may meet another process that recovers the log; after that no reader has to wait.
+    connection.set_busy_timeout(_OPENING_BUSY_MS)
     connection.pragma("query_only", True)
+    _open_log(connection)
+    connection.set_busy_timeout(0)
     return connection
 
 
-class SqliteTx:
-    """A transaction on one connection."""
+def close(connection: apsw.Connection, *, keep_log: bool) -> None:
+    """Close a connection.
 
-    __slots__ = ("_connection", "_cursor")
+    Args:
+        connection: May have statements open.
+        keep_log: Leave the write-ahead log as it is: the last one to close copies it into the database and
+            removes it, which must not be done by who shares no lock with the others that write. A log that
+            was merely unlinked is copied all the same: that saves what stands in it.
+    """
+    if keep_log:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.close(True)
+
+
+def _set_journal_mode(connection: apsw.Connection) -> None:
+    # Asked first: the mode is kept in the file, and setting it takes a lock for which SQLite does
+    # not wait, so that of several processes that make one file all but the first would fail.
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while connection.pragma("journal_mode") != "wal":
+        try:
+            connection.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+
+
+def _open_log(connection: apsw.Connection) -> None:
+    # The first read opens the log, which the guard wants to find.
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+
+
+class SqliteTx:
+    """A transaction on one connection. The first statement that fails ends it: `failure` tells why.
+
+    SQLite would go on after a violation, and PostgreSQL would not; after a full disk SQLite has
+    rolled back, and every further statement would commit by itself.
+    """
+
+    __slots__ = ("_connection", "_cursor", "failure")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._cursor = connection.cursor()
+        self.failure: Exception | None = None
 
     def one(self, statement: Statement, /, **params: object) -> tuple[Any, ...] | None:
         """The first row, or None."""
         compiled = cast("SQLStatement", statement).on(SQLITE)
-        try:
-            row = self._cursor.execute(compiled.text, compiled.arguments(params)).fetchone()
-            # A statement with RETURNING has its effect row by row; the rest must run too.
-            self._cursor.fetchall()
-        except apsw.Error as error:
-            raise neutral(error) from error
-        return None if row is None else compiled.row(row)
+        # A statement with RETURNING has its effect row by row, so all of them are fetched.
+        rows = self._execute(compiled.text, compiled.arguments(params))
+        return compiled.row(rows[0]) if rows else None
 
     def all(self, statement: Statement, /, **params: object) -> Sequence[tuple[Any, ...]]:
         """Every row."""
         compiled = cast("SQLStatement", statement).on(SQLITE)
-        try:
-            rows = self._cursor.execute(compiled.text, compiled.arguments(params)).fetchall()
-        except apsw.Error as error:
-            raise neutral(error) from error
+        rows = self._execute(compiled.text, compiled.arguments(params))
         return [compiled.row(row) for row in rows]
 
     def run(self, statement: Statement, /, **params: object) -> int:
         """Execute; the number of rows changed."""
         compiled = cast("SQLStatement", statement).on(SQLITE)
         before = self._connection.total_changes()
-        try:
-            self._cursor.execute(compiled.text, compiled.arguments(params)).fetchall()
-        except apsw.Error as error:
-            raise neutral(error) from error
+        self._execute(compiled.text, compiled.arguments(params))
         return self._connection.total_changes() - before
 
     def run_each(self, statement: Statement, rows: Sequence[Mapping[str, object]]) -> None:
         """Execute once for each set of parameters."""
         for row in rows:
             self.run(statement, **row)
+
+    def check(self) -> None:
+        """Raise what ended the transaction, for the case that its error was caught."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _execute(self, text: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        self.check()
+        try:
+            return self._cursor.execute(text, arguments).fetchall()
+        except apsw.Error as error:
+            self.failure = neutral(error)
+            raise self.failure from error
 
 
 def neutral(error: apsw.Error) -> Exception:

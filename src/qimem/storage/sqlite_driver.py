@@ -1,4 +1,4 @@
-"""PEP 249 over apsw, as much of it as SQLAlchemy asks for; migrations alone use it.
+"""PEP 249 over apsw, as much of it as SQLAlchemy asks for; migrations and reflection alone use it.
 
 SQLAlchemy takes a DB-API module by `module=`. Handing it stdlib `sqlite3` would put a second SQLite
 engine into the process, and two engines on one file lose each other's locks.
@@ -6,10 +6,14 @@ engine into the process, and two engines on one file lose each other's locks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import apsw
+
+from qimem.kernel.limits import MIGRATION_WAIT_SECONDS
+
+T = TypeVar("T")
 
 apilevel = "2.0"
 threadsafety = 1
@@ -17,15 +21,58 @@ paramstyle = "qmark"
 sqlite_version = apsw.sqlite_lib_version()
 sqlite_version_info = tuple(int(part) for part in sqlite_version.split("."))
 
-Error = apsw.Error
-Warning = UserWarning
-InterfaceError = DatabaseError = DataError = OperationalError = apsw.Error
-IntegrityError = apsw.ConstraintError
-InternalError = ProgrammingError = NotSupportedError = apsw.Error
-Binary = bytes
-
 PARSE_DECLTYPES = 0
 PARSE_COLNAMES = 0
+
+Binary = bytes
+
+
+# SQLAlchemy tells errors apart by these very names.
+class Error(Exception):
+    """Root of what goes wrong."""
+
+
+class InterfaceError(Error):
+    """The driver was used wrongly."""
+
+
+class DatabaseError(Error):
+    """The database refused."""
+
+
+class DataError(DatabaseError):
+    """A value does not fit."""
+
+
+class OperationalError(DatabaseError):
+    """Disk, locks, or a statement that does not fit the schema; stdlib's driver says it so, too."""
+
+
+class IntegrityError(DatabaseError):
+    """A constraint is violated."""
+
+
+class InternalError(DatabaseError):
+    """The engine is in a wrong state."""
+
+
+class ProgrammingError(DatabaseError):
+    """The statement or its parameters are wrong."""
+
+
+class NotSupportedError(DatabaseError):
+    """The engine cannot do this."""
+
+
+def _translated(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except apsw.ConstraintError as error:
+        raise IntegrityError(str(error)) from error
+    except apsw.BindingsError as error:
+        raise ProgrammingError(str(error)) from error
+    except apsw.Error as error:
+        raise OperationalError(str(error)) from error
 
 
 class Cursor:
@@ -53,7 +100,7 @@ class Cursor:
             return True
 
         cursor.exec_trace = note
-        self._rows = list(cursor.execute(text, tuple(parameters)))
+        self._rows = _translated(lambda: list(cursor.execute(text, tuple(parameters))))
         self.description = [(name, *(None,) * 6) for name in columns] or None
         self.rowcount = raw.total_changes() - before
         self.lastrowid = raw.last_insert_rowid()
@@ -90,7 +137,8 @@ class Connection:
     isolation_level = None
 
     def __init__(self, path: str) -> None:
-        self.raw = apsw.Connection(path)
+        self.raw = _translated(lambda: apsw.Connection(path))
+        self.raw.set_busy_timeout(int(MIGRATION_WAIT_SECONDS * 1000))
 
     def cursor(self) -> Cursor:
         """A new cursor."""
@@ -107,12 +155,12 @@ class Connection:
     def commit(self) -> None:
         """End the open transaction, if there is one."""
         if not self.raw.get_autocommit():
-            self.raw.execute("COMMIT")
+            self.execute("COMMIT")
 
     def rollback(self) -> None:
         """Undo the open transaction, if there is one."""
         if not self.raw.get_autocommit():
-            self.raw.execute("ROLLBACK")
+            self.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close."""

@@ -21,7 +21,7 @@ import apsw
 from qimem.errors import Unavailable, outcome_unknown, storage_unavailable
 from qimem.kernel.limits import GROUP_COMMIT_MAX, WRITE_QUEUE_MAX
 from qimem.kernel.transaction import Tx
-from qimem.storage.sqlite_connection import SqliteTx, open_writer
+from qimem.storage.sqlite_connection import SqliteTx, close, open_writer
 from qimem.storage.sqlite_guard import WalGuard
 
 
@@ -42,7 +42,7 @@ class SqliteWriter:
         self._guard = guard
         self._durable = durable
         self._connection = open_writer(path, durable=durable)
-        self._tx = SqliteTx(self._connection)
+        self._closed = False
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sqlite-writer", daemon=True)
         self._thread.start()
@@ -53,6 +53,8 @@ class SqliteWriter:
         Raises:
             Unavailable: `overloaded`, `storage_unavailable` or `outcome_unknown`.
         """
+        if self._closed:
+            raise storage_unavailable()
         if self._queue.qsize() >= WRITE_QUEUE_MAX:
             raise Unavailable("too many writes at once", code="overloaded")
         loop = asyncio.get_running_loop()
@@ -65,6 +67,7 @@ class SqliteWriter:
 
     def close(self) -> None:
         """Finish what is queued and close the connection."""
+        self._closed = True
         self._queue.put(None)
         self._thread.join()
 
@@ -84,9 +87,14 @@ class SqliteWriter:
                     open_for_more = False
                     break
                 group.append(operation)
-            self._commit(group)
+            try:
+                self._commit(group)
+            except Exception as error:  # noqa: BLE001 - a defect of ours; without this thread all later writes would hang
+                for operation in group:
+                    operation.error = outcome_unknown()
+                    operation.error.__cause__ = error
             _deliver(group)
-        self._connection.close()
+        close(self._connection, keep_log=not self._guard.shares_locks())
 
     def _commit(self, group: list[_Operation]) -> None:
         try:
@@ -96,8 +104,7 @@ class SqliteWriter:
             succeeded = any(operation.error is None for operation in group)
         except Unavailable as error:
             self._roll_back()
-            for operation in group:
-                operation.error = error
+            _refuse(group, error)
             return
         self._end(group, succeeded=succeeded)
 
@@ -112,13 +119,15 @@ class SqliteWriter:
     def _apply(self, operation: _Operation) -> None:
         try:
             self._connection.execute("SAVEPOINT operation")
+            tx = SqliteTx(self._connection)
             try:
-                operation.value = operation.work(self._tx)
+                operation.value = operation.work(tx)
+                tx.check()
             except BaseException as error:  # noqa: BLE001 - handed to the caller whose work raised it
-                operation.error = error
-                if self._connection.get_autocommit():
-                    # SQLite rolled everything back by itself: what went before is gone too.
-                    raise storage_unavailable() from error
+                # A future does not take StopIteration; its other callers would wait for ever.
+                operation.error = RuntimeError() if isinstance(error, StopIteration) else error
+                # If SQLite rolled everything back by itself, the savepoint is gone and this fails: what
+                # went before is undone too.
                 self._connection.execute("ROLLBACK TO operation")
             self._connection.execute("RELEASE operation")
         except apsw.Error as error:
@@ -127,13 +136,16 @@ class SqliteWriter:
     def _end(self, group: list[_Operation], *, succeeded: bool) -> None:
         try:
             self._connection.execute("COMMIT" if succeeded else "ROLLBACK")
+        except apsw.FullError as error:
+            # The disk took no whole commit frame, so no recovery will ever find this transaction.
+            self._roll_back()
+            _refuse(group, error)
+            return
         except apsw.Error:
             self._fail_unknown(group)
             self._reopen()
             return
-        if not self._guard.watching:
-            self._guard.find()
-        elif not self._guard.intact():
+        if not self._guard.intact():
             # The commit went into a log that nobody will ever read again.
             self._fail_unknown(group)
 
@@ -151,13 +163,20 @@ class SqliteWriter:
 
     def _reopen(self) -> None:
         try:
-            self._connection.close(True)  # noqa: FBT003 - apsw's "force"
+            self._guard.forget()
+            self._connection.close(True)
             self._connection = open_writer(self._path, durable=self._durable)
-            self._tx = SqliteTx(self._connection)
             self._guard.find()
         except apsw.Error:
             # The next group finds a closed connection, fails as unavailable and tries again here.
             return
+
+
+def _refuse(group: list[_Operation], cause: Exception) -> None:
+    for operation in group:
+        # One each: an exception that several callers raise would gather all their tracebacks.
+        operation.error = storage_unavailable()
+        operation.error.__cause__ = cause
 
 
 def _deliver(group: list[_Operation]) -> None:

@@ -96,7 +96,7 @@ def _compile(expression: ClauseElement, dialect: Dialect) -> Compiled:
     return Compiled(
         text=str(compiled),
         names=tuple(compiled.positiontup or ()),
-        constants={name: value for name, value in compiled.params.items() if value is not None},
+        constants={name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required},
         binds=cast("Mapping[str, Process]", dict(compiled._bind_processors)),  # noqa: SLF001
         results=results if any(results) else None,
     )

@@ -69,6 +69,8 @@ class KeyFileSeal:
         key = random_key()
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
+            # A crash between two steps may have left one; nothing was ever wrapped under it.
+            draft.unlink(missing_ok=True)
             self._write(draft, key)
             os.link(draft, self.path, follow_symlinks=False)
         except FileExistsError as error:

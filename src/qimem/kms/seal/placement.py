@@ -61,16 +61,13 @@ def check_placement(data_dir: Path, key: Path, *, named: bool, embedded: bool, m
         key: Where the key would be made.
         named: Whether the operator named that place.
         embedded: Whether the data directory holds the data; otherwise a database server does.
+        mounts: The mounts of this process.
 
     Raises:
         Refused: with the flag that helps.
     """
+    check_outside(data_dir, key)
     real = Path(os.path.realpath(data_dir))
-    if _inside(key, real):
-        raise Refused(
-            f"the root key {key} would lie inside the data directory",
-            f"name a place outside with {_FLAG}: a backup must not hold key and data together",
-        )
     if not named and mounts.is_mount_point(real):
         raise Refused(
             f"the data directory {data_dir} is a mount point, so the root key would land outside the volume",
@@ -87,6 +84,19 @@ def check_placement(data_dir: Path, key: Path, *, named: bool, embedded: bool, m
         raise Refused(
             f"the root key would land on {key_type} ({key.parent}) and be lost before the data is",
             f"name a durable place with {_FLAG}",
+        )
+
+
+def check_outside(data_dir: Path, key: Path) -> None:
+    """Refuse a root key, existing or not, inside the data directory.
+
+    Raises:
+        Refused: with the flag that helps.
+    """
+    if _inside(key, Path(os.path.realpath(data_dir))):
+        raise Refused(
+            f"the root key {key} would lie inside the data directory",
+            f"name a place outside with {_FLAG}: a backup must not hold key and data together",
         )
 
 

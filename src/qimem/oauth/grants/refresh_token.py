@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from qimem.errors import Invalid
 from qimem.kernel.clock import MICROSECONDS, Clock
-from qimem.kernel.epochs import EpochSource
 from qimem.kernel.limits import REFRESH_GRACE_SECONDS
 from qimem.kernel.secret import SecretText
-from qimem.kernel.transaction import Database, Tx
+from qimem.kernel.transaction import Tx
 from qimem.oauth.client_auth import ClientAuthenticator, invalid_client
 from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
 from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
-from qimem.oauth.ports import GrantStore, RefreshMac
-from qimem.oauth.refresh_token import PresentedRefreshToken, is_genuine, parse_refresh_token
+from qimem.oauth.ports import GrantStore
+from qimem.oauth.refresh_token import PresentedRefreshToken, RefreshTokens
+from qimem.oauth.revocation import RevocationService
 from qimem.wire.auth import RefreshRequest, TokenResponse
 
 
-class _Reused(Exception):  # noqa: N818 - a signal, not an error: it undoes nothing but the attempt
-    """A spent refresh token came back."""
+class _Reused(Exception):
+    """A spent refresh token came back: a signal, which undoes nothing but the attempt."""
 
 
 def invalid_refresh_token() -> Invalid:
@@ -36,20 +36,18 @@ class RefreshTokenGrant:
 
     def __init__(
         self,
-        database: Database,
-        epochs: EpochSource,
+        tokens: RefreshTokens,
         grants: GrantStore,
         clients: ClientAuthenticator,
         issuer: Issuer,
-        macs: RefreshMac,
+        revocation: RevocationService,
         clock: Clock,
     ) -> None:
-        self._database = database
-        self._epochs = epochs
+        self._tokens = tokens
         self._grants = grants
         self._clients = clients
         self._issuer = issuer
-        self._macs = macs
+        self._revocation = revocation
         self._clock = clock
 
     async def exchange(self, request: RefreshRequest) -> TokenResponse:
@@ -61,17 +59,17 @@ class RefreshTokenGrant:
             Unavailable: the refresh could not be written.
         """
         client = await self._client(request)
-        token = parse_refresh_token(request.refresh_token)
-        grant = await self._genuine(token)
-        if token is None or grant is None:
+        found = await self._tokens.find(request.refresh_token)
+        if found is None:
             raise invalid_refresh_token()
+        token, grant = found
         if client is not None and client.client_id != grant.client_id:
             raise invalid_client()
         by_client = client is not None and request.client_secret is not None
         try:
             return await self._issue(grant, token, by_client=by_client)
         except _Reused:
-            await self._end(grant)
+            await self._revocation.end(grant)
             raise invalid_refresh_token() from None
 
     async def _client(self, request: RefreshRequest) -> ClientRecord | None:
@@ -81,14 +79,6 @@ class RefreshTokenGrant:
             return None
         secret = SecretText(request.client_secret) if request.client_secret is not None else None
         return await self._clients.authenticate(request.client_id, secret, None)
-
-    async def _genuine(self, token: PresentedRefreshToken | None) -> GrantRecord | None:
-        if token is None:
-            return None
-        grant = await self._database.read(lambda tx: self._grants.find(tx, token.realm_id, token.grant_id))
-        if grant is None or not await is_genuine(self._macs, token, grant.client_id):
-            return None
-        return grant
 
     async def _issue(
         self, grant: GrantRecord, token: PresentedRefreshToken, *, by_client: bool
@@ -126,13 +116,6 @@ class RefreshTokenGrant:
         except Invalid as error:
             # Which of user, client or realm fell away is nobody's business here.
             raise invalid_refresh_token() from error
-
-    async def _end(self, grant: GrantRecord) -> None:
-        def revoke(tx: Tx) -> None:
-            self._grants.revoke(tx, grant.realm_id, grant.grant_id, self._clock.now_us())
-            self._epochs.bump(tx, grant.realm_id)
-
-        await self._database.write(revoke)
 
 
 def _in_grace(current: GrantRecord, presented: int, now_us: int, *, by_client: bool) -> bool:

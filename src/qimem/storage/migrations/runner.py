@@ -9,41 +9,57 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import apsw
-import psycopg
-
+from qimem.errors import storage_unavailable
 from qimem.storage import sqlite_connection
-from qimem.storage.postgres_connection import connect
 
 HEAD = "0001"
 KNOWN = ("0001",)
 """Every version this code can open or upgrade from, oldest first."""
 
 _POSTGRES_LOCK = 0x51494D454D  # "QIMEM": one migration at a time over all nodes
+_TABLE = "schema_version"
 _VERSION = "SELECT version_num FROM schema_version"
 
 
-class SchemaTooNew(Exception):  # noqa: N818 - says what is wrong
+class SchemaTooNew(Exception):
     """The database was written by a newer version of this program."""
 
 
 def sqlite_version(path: Path) -> str | None:
-    """Schema version of an embedded database, None when it is empty or absent."""
+    """Schema version of an embedded database, None when it is empty or absent.
+
+    Raises:
+        Refused: the file is not a database, or the SQLite engine can lose commits.
+        Unavailable: it cannot be read.
+    """
     if not path.exists():
         return None
-    connection = apsw.Connection(str(path))
-    try:
-        row = connection.execute(_VERSION).fetchone()
-        return None if row is None else str(row[0])
-    except apsw.SQLError:
-        return None
-    finally:
-        connection.close()
+    with sqlite_connection.explained(path):
+        connection = sqlite_connection.open_reader(path)
+        try:
+            if not connection.table_exists(None, _TABLE):
+                return None
+            row = connection.execute(_VERSION).fetchone()
+            return None if row is None else str(row[0])
+        finally:
+            connection.close()
 
 
 def postgres_version(url: str) -> str | None:
-    """Schema version of a PostgreSQL database, None when it is empty."""
-    with connect(url) as connection:
+    """Schema version of a PostgreSQL database, None when it is empty.
+
+    Raises:
+        Unavailable: the server cannot be reached, or refuses the connection.
+    """
+    import psycopg  # noqa: PLC0415 - see storage.database
+
+    from qimem.storage.postgres_connection import connect  # noqa: PLC0415
+
+    try:
+        connecting = connect(url)
+    except psycopg.OperationalError as error:
+        raise storage_unavailable() from error
+    with connecting as connection:
         try:
             row = connection.execute(_VERSION).fetchone()
         except psycopg.errors.UndefinedTable:
@@ -56,10 +72,12 @@ def migrate_sqlite(path: Path) -> None:
 
     Raises:
         SchemaTooNew: it is newer than this code.
-        EngineTooOld: the SQLite engine can lose commits.
+        Refused: the file is not a database, or the SQLite engine can lose commits.
+        Unavailable: it cannot be opened.
     """
     # Makes the file and sets its journal mode, which cannot be changed inside a transaction.
-    sqlite_connection.open_writer(path, durable=True).close()
+    with sqlite_connection.explained(path):
+        sqlite_connection.open_writer(path, durable=True).close()
     if not _is_old(sqlite_version(path)):
         return
     import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
@@ -81,6 +99,7 @@ def migrate_postgres(url: str) -> None:
     """
     if not _is_old(postgres_version(url)):
         return
+    import psycopg  # noqa: PLC0415 - see storage.database
     import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
 
     engine = sa.create_engine(

@@ -14,12 +14,21 @@ from qimem.storage.statement import SQLStatement, sql
 _ENSURE = sql(
     insert(job).values({column.name: sa.bindparam(column.name) for column in job.c}).on_conflict_do_nothing()
 )
+_FUTURE = sa.bindparam("future_us", type_=sa.BigInteger)
+# A stamp that no right clock can have written comes from one that was ahead: it counts as no stamp,
+# or the job would stand still until time has caught up.
 _TAKE = sql(
     sa.update(job)
     .where(
         job.c.name == sa.bindparam("of_name"),
-        job.c.leased_until_us <= sa.bindparam("now_us", type_=sa.BigInteger),
-        job.c.last_run_us <= sa.bindparam("due_before_us", type_=sa.BigInteger),
+        sa.or_(
+            job.c.leased_until_us <= sa.bindparam("now_us", type_=sa.BigInteger),
+            job.c.leased_until_us > _FUTURE,
+        ),
+        sa.or_(
+            job.c.last_run_us <= sa.bindparam("due_before_us", type_=sa.BigInteger),
+            job.c.last_run_us > _FUTURE,
+        ),
     )
     .values(holder=sa.bindparam("by"), leased_until_us=sa.bindparam("until_us"))
     .returning(job.c.name)
@@ -44,6 +53,8 @@ class JobRepository:
             now_us=now_us,
             until_us=now_us + lease_us,
             due_before_us=due_before_us,
+            # Twice the lease: the clocks of two nodes may differ, by far less than that.
+            future_us=now_us + 2 * lease_us,
         )
         return row is not None
 
@@ -69,5 +80,9 @@ class ExpiredRowsRepository:
     """Implements `jobs.ports.ExpiredRows`."""
 
     def delete_expired(self, tx: Tx, *, before_us: int, limit: int) -> int:
-        """Delete at most `limit` rows of each table that expired at or before a time."""
-        return sum(tx.run(statement, before_us=before_us, count=limit) for statement in _DELETE)
+        """Delete at most `limit` rows that expired at or before a time."""
+        deleted = 0
+        for statement in _DELETE:
+            if deleted < limit:
+                deleted += tx.run(statement, before_us=before_us, count=limit - deleted)
+        return deleted

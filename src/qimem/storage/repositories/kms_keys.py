@@ -49,19 +49,22 @@ _FIND_INTERNAL = sql(_OF_PURPOSE.order_by(kms_version.c.version.desc()))
 _VERSIONS = sql(
     _VERSION.where(kms_version.c.lineage_id == sa.bindparam("lineage_id")).order_by(kms_version.c.version)
 )
-_PAGE = (
-    _OF_PURPOSE.where(
-        kms_version.c.active,
-        sa.tuple_(kms_key.c.created_us, kms_key.c.lineage_id)
-        > sa.tuple_(
-            sa.bindparam("after_us", type_=sa.BigInteger),
-            sa.bindparam("after_id", type_=kms_key.c.lineage_id.type),
-        ),
-    )
-    .order_by(kms_key.c.created_us, kms_key.c.lineage_id)
-    .limit(sa.bindparam("count", type_=sa.Integer))
+# The position of a key in the list is its own creation, not that of its active version: a rotation
+# between two pages must not move it to where it is seen twice or never.
+_LISTED = _OF_PURPOSE.add_columns(kms_key.c.created_us.label("listed_us")).where(
+    kms_version.c.active,
+    sa.tuple_(kms_key.c.created_us, kms_key.c.lineage_id)
+    > sa.tuple_(
+        sa.bindparam("after_us", type_=sa.BigInteger),
+        sa.bindparam("after_id", type_=kms_key.c.lineage_id.type),
+    ),
 )
-_LIST = sql(_PAGE)
+_LIST = sql(
+    _LISTED.order_by(kms_key.c.created_us, kms_key.c.lineage_id).limit(
+        sa.bindparam("count", type_=sa.Integer)
+    )
+)
+_LIST_ONE = sql(_LISTED.where(kms_version.c.lineage_id == sa.bindparam("lineage_id")))
 _MATERIAL = sql(
     sa.select(kms_version.c.wrapped, kms_version.c.kek_version, kms_version.c.public).where(
         kms_version.c.realm_id == _REALM, kms_version.c.key_id == sa.bindparam("key_id")
@@ -205,24 +208,19 @@ class KeyRepository:
     ) -> Sequence[KeyVersion]:
         """Active versions of encryption keys by (lineage's created_us, lineage_id), after a position."""
         after_us, after_id = after or (-1, UUID(int=0))
-        found: list[KeyVersion] = []
-        while len(found) < limit:
-            rows = tx.all(
-                _LIST,
-                realm_id=realm_id,
-                purpose=Purpose.ENCRYPTION.value,
-                after_us=after_us,
-                after_id=after_id,
-                count=limit,
-            )
-            versions = [_known(row) for row in rows]
-            found += [version for version in versions if lineages is None or version.lineage_id in lineages]
-            if len(versions) < limit:
-                break
-            last = versions[-1]
-            first = self.find_version(tx, realm_id, last.lineage_id, Purpose.ENCRYPTION)
-            after_us, after_id = (first or last).created_us, last.lineage_id
-        return found[:limit]
+        position = {
+            "realm_id": realm_id,
+            "purpose": Purpose.ENCRYPTION.value,
+            "after_us": after_us,
+            "after_id": after_id,
+        }
+        if lineages is None:
+            rows = list(tx.all(_LIST, **position, count=limit))
+        else:
+            # One point select each: a caller with few keys must not make a scan over all of a realm's.
+            found = (tx.one(_LIST_ONE, **position, lineage_id=lineage_id) for lineage_id in lineages)
+            rows = sorted((row for row in found if row is not None), key=_position)[:limit]
+        return [_known(row[:-1]) for row in rows]
 
     def material(self, tx: Tx, realm_id: RealmId, key_id: UUID) -> WrappedMaterial | None:
         """The wrapped material of one version."""
@@ -279,6 +277,10 @@ class KeyRepository:
 
 def _version(row: tuple[Any, ...] | None) -> KeyVersion | None:
     return None if row is None else _known(row)
+
+
+def _position(row: tuple[Any, ...]) -> tuple[int, UUID]:
+    return row[-1], row[2]
 
 
 def _known(row: tuple[Any, ...]) -> KeyVersion:

@@ -45,6 +45,9 @@ def claim(tx: Tx, kind: SingleUse, realm_id: RealmId, key: tuple[str, ...], expi
     """Whether this caller is the one and only for whom it happens.
 
     Args:
+        tx: The transaction of the effect: if that is undone, so is the claim.
+        kind: What sort of thing is used.
+        realm_id: Where.
         key: What is used, as a tuple of parts.
         expires_us: When the thing could no longer be used anyway.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
 from qimem.authz.permissions import Permission
@@ -39,8 +39,6 @@ from qimem.wire.security import (
 
 _KEY_FIELDS = "exactly one of key_id, lineage_id, name"
 _EXAMPLE_KEY = {"name": "orders"}
-
-R = TypeVar("R")
 
 
 async def create_key(call: Call[CreateKeyRequest, None]) -> KeyMetadata:
@@ -167,7 +165,7 @@ def _required_key(body: EncryptItem | RotateRequest) -> KeyRef:
     return ref
 
 
-def _path_key(call: Call[R, object]) -> UUID:
+def _path_key(call: Call[Any, Any]) -> UUID:
     key_id = call.path_uuid("key_id")
     if key_id is None:
         raise key_not_found(call.path["key_id"])
@@ -183,7 +181,7 @@ def _check_batch(body: EncryptRequest | DecryptRequest, single: tuple[str, str])
             raise InvalidFields({f"/{field}": "not beside items"})
 
 
-def _state_endpoint(verb: str, handler: Callable[..., object], summary: str) -> Endpoint:
+def _state_endpoint(verb: str, handler: Callable[..., Awaitable[KeyMetadata]], summary: str) -> Endpoint:
     return Endpoint(
         method="POST",
         path=f"/v1/security/keys/{{key_id}}/{verb}",

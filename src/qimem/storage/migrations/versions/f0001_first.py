@@ -29,7 +29,7 @@ def _instance_and_realms() -> None:
         sa.Column("key_check", sa.LargeBinary(), nullable=False),
         sa.Column("external_url", sa.Text()),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("singleton = 1", name="ck_instance_one_row"),
+        sa.CheckConstraint("singleton = 1", name=op.f("ck_instance_one_row")),
         sa.PrimaryKeyConstraint("singleton", name="pk_instance"),
     )
     op.create_table(
@@ -62,7 +62,7 @@ def _instance_and_realms() -> None:
         sa.Column("wrapped", sa.LargeBinary(), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["realm_id"], ["realm.realm_id"], name="fk_realm_kek_realm_id"),
-        sa.CheckConstraint("version >= 1", name="ck_realm_kek_version"),
+        sa.CheckConstraint("version >= 1", name=op.f("ck_realm_kek_version")),
         sa.PrimaryKeyConstraint("realm_id", "version", name="pk_realm_kek"),
     )
 
@@ -109,7 +109,7 @@ def _keys() -> None:
             ["kms_key.realm_id", "kms_key.lineage_id"],
             name="fk_kms_version_realm_id_lineage_id",
         ),
-        sa.CheckConstraint("version >= 1", name="ck_kms_version_version"),
+        sa.CheckConstraint("version >= 1", name=op.f("ck_kms_version_version")),
         sa.PrimaryKeyConstraint("realm_id", "key_id", name="pk_kms_version"),
         sa.UniqueConstraint(
             "realm_id", "lineage_id", "version", name="uq_kms_version_realm_id_lineage_id_version"
@@ -259,15 +259,15 @@ def _single_use() -> None:
         "idempotency",
         sa.Column("realm_id", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
         sa.Column("route", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
         sa.Column("body_digest", sa.LargeBinary(), nullable=False),
         sa.Column("answer_sealed", sa.LargeBinary()),
         sa.Column("object_id", sa.Text(), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.Column("expires_us", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["realm_id"], ["realm.realm_id"], name="fk_idempotency_realm_id"),
-        sa.PrimaryKeyConstraint("realm_id", "subject", "key", name="pk_idempotency"),
+        sa.PrimaryKeyConstraint("realm_id", "subject", "route", "key", name="pk_idempotency"),
     )
     op.create_index("ix_idempotency_expires_us", "idempotency", ["expires_us"], unique=False)
     op.create_table(

@@ -1,0 +1,67 @@
+# Every target is one line of `make help`. Nothing has to be installed by hand first; see tools/prepare.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIND ?= 127.0.0.1:8080
+DATA ?= ./data
+ONLY ?=
+ARGS ?=
+
+BIN := .venv/bin
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --no-header
+
+.PHONY: help run test acceptance check fix bench docs lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
+	@printf '\n  BIND=%s  DATA=%s  ONLY=<part of a test name>  ARGS=<passed on>\n' '$(BIND)' '$(DATA)'
+
+run: ## Serve on embedded SQLite in DATA at BIND; initialises at the first start
+	@tools/prepare base
+	@exec $(BIN)/qimem serve --data-dir '$(DATA)' --bind '$(BIND)' $(ARGS)
+
+test: ## Everything: lint, types, structure, all tests on SQLite and PostgreSQL
+	@tools/prepare dev postgresql chromium wrk
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+acceptance: ## Full counts of the long tests, resumable (ONLY=name); results in acceptance-results/
+	@tools/prepare dev postgresql chromium
+	$(BIN)/python -m tests.acceptance $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+
+check: ## Lint, format, types, layers, structure; changes nothing
+	@tools/prepare dev
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -q tests/architecture
+
+.PHONY: lint
+lint:
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: ## Let ruff correct and format what it can
+	@tools/prepare dev
+	-$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: ## Rates beside the floor in one run; results in bench/results/
+	@tools/prepare dev wrk
+	$(BIN)/python -m bench $(ARGS)
+
+docs: ## Write the generated pages of docs/reference anew
+	@tools/prepare dev
+	$(BIN)/python docs/generate.py $(ARGS)
+
+lock: ## Write the lock files anew, keeping pins that still fit (ARGS=--upgrade: none)
+	@tools/prepare dev
+	$(COMPILE) $(ARGS) --output-file requirements/base.txt pyproject.toml requirements/build.in
+	$(COMPILE) $(ARGS) --extra dev --constraint requirements/base.txt \
+		--output-file requirements/dev.txt pyproject.toml requirements/build.in
+
+clean: ## Remove what can be made again; never data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

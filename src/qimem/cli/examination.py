@@ -1,0 +1,206 @@
+"""The checks of `qimem doctor`. Each looks at one thing and never changes it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from qimem.bootstrap import location
+from qimem.config.schema import Settings
+from qimem.config.values import Address
+from qimem.crypto.mac import key_check_value
+from qimem.errors import Unavailable
+from qimem.kernel.refusal import Refused
+from qimem.kernel.secret import SecretBytes
+from qimem.kms.instance import Instance
+from qimem.kms.seal.custody import choose
+from qimem.kms.seal.placement import Mounts
+from qimem.server.credentials import CredentialsFile
+from qimem.server.directories import mode_fault
+from qimem.storage.inspection import inspect_sqlite
+from qimem.storage.repositories.instance import InstanceRepository
+
+State = Literal["ok", "warn", "fail"]
+
+_SWAPS = Path("/proc/swaps")
+_FREE_BYTES_MIN = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's outcome. `advice` says what to do when it is not ok."""
+
+    check: str
+    state: State
+    detail: str
+    advice: str = ""
+
+    def row(self) -> dict[str, object]:
+        """For printing."""
+        return {"check": self.check, "state": self.state, "detail": self.detail, "advice": self.advice}
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Run every check that applies."""
+    data_dir = settings.server.data_dir
+    findings = list(_directory(data_dir))
+    if findings[0].state == "fail" and not data_dir.is_dir():
+        return findings
+    key, found = _root_key(settings)
+    findings += found
+    database = list(_database(settings))
+    findings += database
+    if all(finding.state == "ok" for finding in database):
+        findings += await _instance(settings, key)
+    findings += [_credentials(data_dir), _swap(), _cores(), _space(data_dir)]
+    if key is not None:
+        key.wipe()
+    return findings
+
+
+def _directory(data_dir: Path) -> Iterator[Finding]:
+    if not data_dir.is_dir():
+        advice = f"qimem init --data-dir {data_dir}"
+        yield Finding("data directory", "fail", f"{data_dir} does not exist", advice)
+        return
+    fault = mode_fault(data_dir)
+    if fault is not None:
+        yield Finding("data directory", "fail", fault.message, fault.hint or "")
+    else:
+        yield Finding("data directory", "ok", f"{data_dir} is private")
+    loose = [path.name for path in data_dir.iterdir() if stat.S_IMODE(path.lstat().st_mode) & 0o077]
+    if loose:
+        yield Finding("data files", "fail", f"open to others: {', '.join(loose)}", f"chmod -R go= {data_dir}")
+    else:
+        yield Finding("data files", "ok", "all private")
+
+
+def _root_key(settings: Settings) -> tuple[SecretBytes | None, list[Finding]]:
+    data_dir = settings.server.data_dir
+    try:
+        custody = choose(
+            data_dir,
+            source=settings.seal.source,
+            root_key_file=settings.seal.root_key_file,
+            environ=os.environ,
+            explicit=False,
+        )
+        key = custody.load()
+    except Refused as refused:
+        return None, [Finding("root key", "fail", refused.message, refused.hint or "")]
+    findings = [Finding("root key", "ok", custody.location)]
+    place = Path(custody.location)
+    if place.is_relative_to(os.path.realpath(data_dir)):
+        advice = "move it out: a backup must not hold key and data together"
+        findings.append(Finding("root key place", "fail", "inside the data directory", advice))
+    elif place.parent.stat().st_mode & 0o022 and not place.parent.stat().st_mode & stat.S_ISVTX:
+        advice = f"chmod go-w {place.parent}"
+        findings.append(Finding("root key place", "warn", f"others can write {place.parent}", advice))
+    else:
+        findings.append(Finding("root key place", "ok", f"on {Mounts.read().type_of(place) or 'unknown'}"))
+    return key, findings
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    if settings.database.url is not None:
+        return
+    file = location(settings).file
+    if not file.exists():
+        advice = f"qimem init --data-dir {settings.server.data_dir}"
+        yield Finding("database", "fail", "there is none", advice)
+        return
+    try:
+        seen = inspect_sqlite(file)
+    except Unavailable:
+        yield Finding("database", "fail", "it cannot be read", "restore it from a backup")
+        return
+    yield Finding("database engine", "ok", f"SQLite {seen.engine}")
+    if seen.journal_mode == "wal":
+        yield Finding("write-ahead log", "ok", "in use")
+    else:
+        advice = "stop other programs from opening the file, then restart the server"
+        yield Finding("write-ahead log", "fail", f"journal mode is {seen.journal_mode}", advice)
+    if seen.faults:
+        yield Finding("integrity", "fail", "; ".join(seen.faults), "restore it from a backup")
+    else:
+        yield Finding("integrity", "ok", "quick check passed")
+
+
+async def _instance(settings: Settings, key: SecretBytes | None) -> list[Finding]:
+    where = location(settings)
+    if not where.exists():
+        return [Finding("installation", "fail", "the database is empty", "qimem init")]
+    database = where.open()
+    try:
+        instance = await database.read(InstanceRepository().find)
+    finally:
+        await database.close()
+    if instance is None:
+        return [Finding("installation", "fail", "the database holds none", "qimem init")]
+    findings = [Finding("installation", "ok", str(instance.instance_id))]
+    if key is not None:
+        expected = SecretBytes(key_check_value(key, instance.instance_id.bytes))
+        if expected.equals(instance.key_check):
+            findings.append(Finding("root key match", "ok", "made for this installation"))
+        else:
+            advice = "name the right one with --root-key-file"
+            findings.append(Finding("root key match", "fail", "the key is of another installation", advice))
+    return [*findings, _external_url(settings, instance)]
+
+
+def _external_url(settings: Settings, instance: Instance) -> Finding:
+    url = instance.external_url
+    if url is None:
+        return Finding(
+            "external URL", "warn", "not set yet", "set server.external_url before the first start"
+        )
+    configured = settings.server.external_url
+    if configured is not None and configured != url:
+        return Finding("external URL", "fail", f"stored {url}, configured {configured}", f"configure {url}")
+    parts = urlsplit(url)
+    loopback = Address(parts.hostname or "", 0).loopback
+    if loopback:
+        return Finding("external URL", "warn", f"{url} is of this machine only", "fine for trying things out")
+    if parts.scheme != "https":
+        return Finding("external URL", "warn", f"{url} is not https", "put a TLS proxy in front")
+    return Finding("external URL", "ok", url)
+
+
+def _credentials(data_dir: Path) -> Finding:
+    file = CredentialsFile.beside(data_dir)
+    if file.exists():
+        advice = "move it to a password safe and delete it"
+        return Finding("credentials file", "warn", f"{file.path} is still there", advice)
+    return Finding("credentials file", "ok", "taken away")
+
+
+def _swap() -> Finding:
+    try:
+        areas = [line.split()[0] for line in _SWAPS.read_text(encoding="utf-8").splitlines()[1:]]
+    except OSError:
+        return Finding("swap", "warn", "cannot be seen on this system", "see that swap is encrypted")
+    on_disk = [area for area in areas if "zram" not in area]
+    if on_disk:
+        advice = "encrypt it or turn it off: keys in memory may be written to it"
+        return Finding("swap", "warn", ", ".join(on_disk), advice)
+    return Finding("swap", "ok", "none on disk")
+
+
+def _cores() -> Finding:
+    if resource.getrlimit(resource.RLIMIT_CORE) == (0, 0):
+        return Finding("core files", "ok", "the server turns them off")
+    return Finding("core files", "fail", "they cannot be turned off", "allow setrlimit(RLIMIT_CORE)")
+
+
+def _space(data_dir: Path) -> Finding:
+    free = shutil.disk_usage(data_dir).free
+    if free < _FREE_BYTES_MIN:
+        return Finding("disk space", "warn", f"{free >> 20} MiB free", "make room: a full disk stops writes")
+    return Finding("disk space", "ok", f"{free >> 20} MiB free")

@@ -1,0 +1,54 @@
+"""Furnishes a throw-away server with its fixtures, through its own API as far as that goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from qimem.cli.login import access_token, post
+from qimem.config.fixtures import Fixtures
+from qimem.config.schema import Settings
+from qimem.kernel.ids import SYSTEM_REALM
+from qimem.server.fixtures import plant_client
+
+
+def furnish(
+    settings: Settings, url: str, operator: Mapping[str, Any], fixtures: Fixtures
+) -> dict[str, str | None]:
+    """Make realm, roles, client and user.
+
+    Args:
+        settings: Those of the running server.
+        url: Its address.
+        operator: The operator's credentials.
+        fixtures: What to make.
+
+    Returns:
+        The credentials to print in place of the operator's.
+
+    Raises:
+        ServerRefused: a fixture is not acceptable, in the server's words.
+    """
+    bearer = access_token(operator, url)
+    realm_id = fixtures.realm.id
+    if realm_id != SYSTEM_REALM:
+        post(url, "/v1/auth/realms", {"id": realm_id, "name": fixtures.realm.name}, bearer=bearer)
+    for name, permissions in fixtures.roles.items():
+        role = {"realm_id": realm_id, "name": name, "permissions": permissions}
+        post(url, "/v1/auth/roles", role, bearer=bearer)
+    user = {
+        "realm_id": realm_id,
+        "username": fixtures.user.username,
+        "password": fixtures.user.password.reveal(),
+        "roles": list(fixtures.user.roles),
+    }
+    post(url, "/v1/auth/users", user, bearer=bearer)
+    asyncio.run(plant_client(settings, realm_id, fixtures.client))
+    return dict(operator) | {
+        "realm_id": realm_id,
+        "client_id": fixtures.client.id,
+        "client_secret": fixtures.client.secret.reveal(),
+        "username": fixtures.user.username,
+        "password": fixtures.user.password.reveal(),
+    }

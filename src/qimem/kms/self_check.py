@@ -1,0 +1,65 @@
+"""Can this process really do its work? Asked by health checks, so bounded and remembered for a second."""
+
+from __future__ import annotations
+
+from qimem.crypto.aead import Aead
+from qimem.crypto.algorithms import Algorithm
+from qimem.crypto.randomness import nonce12
+from qimem.crypto.wrap import UnwrapFailed
+from qimem.errors import QimemError, Unavailable, storage_unavailable
+from qimem.kernel.clock import Clock
+from qimem.kernel.epochs import EpochSource
+from qimem.kernel.ids import SYSTEM_REALM
+from qimem.kms.hierarchy import random_key
+from qimem.kms.keyring import Keyring
+
+_REMEMBERED_SECONDS = 1.0
+_SAMPLE = b"self-check"
+
+
+class SelfCheck:
+    """Readiness and the cryptographic self-check."""
+
+    def __init__(self, epochs: EpochSource, keyring: Keyring, clock: Clock) -> None:
+        self._epochs = epochs
+        self._keyring = keyring
+        self._clock = clock
+        self._passed_until = 0.0
+
+    async def readiness(self) -> dict[str, str]:
+        """Name → reason of every check that fails; empty when this process can serve."""
+        try:
+            if await self._epochs.current(SYSTEM_REALM) is None:
+                return {"migrations": "the database holds no installation"}
+        except QimemError as error:
+            return {"storage": error.message}
+        try:
+            await self._keyring.record_sealer(SYSTEM_REALM)
+        except Unavailable as error:
+            return {"storage": error.message}
+        except (QimemError, UnwrapFailed):
+            return {"root_key": "the root key does not open this database"}
+        return {}
+
+    async def run(self) -> None:
+        """Encrypt and decrypt under the hierarchy and under each algorithm.
+
+        Raises:
+            QimemError: something does not work.
+        """
+        now = self._clock.monotonic_seconds()
+        if now < self._passed_until:
+            return
+        if await self._epochs.current(SYSTEM_REALM) is None:
+            raise storage_unavailable()
+        try:
+            sealer = await self._keyring.record_sealer(SYSTEM_REALM)
+        except UnwrapFailed as error:
+            raise Unavailable("the root key does not open this database", code="sealed") from error
+        if sealer.open("self-check", sealer.seal("self-check", _SAMPLE)) != _SAMPLE:
+            raise storage_unavailable()
+        for algorithm in (Algorithm.AES256_GCM, Algorithm.CHACHA20_POLY1305):
+            cipher, nonce = Aead(algorithm, random_key()), nonce12()
+            if cipher.open(nonce, cipher.seal(nonce, _SAMPLE, None), None) != _SAMPLE:
+                raise storage_unavailable()
+        self._passed_until = now + _REMEMBERED_SECONDS

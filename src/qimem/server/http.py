@@ -1,0 +1,161 @@
+"""Runs the application on uvicorn inside this process, until it is told to stop.
+
+Everything uvicorn would decide by itself (signals, logs, proxies, loop) is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Protocol
+
+import uvicorn
+import uvloop
+
+from qimem.config.schema import Settings
+from qimem.kernel.limits import DRAIN_SECONDS
+from qimem.kernel.secret import SecretBytes
+from qimem.observability.logging import logger
+
+_CLOSE_SECONDS = 2.0
+"""Share of the drain that is left for giving back leases and closing the database."""
+
+
+class Running(Protocol):
+    """A started application."""
+
+    @property
+    def app(self) -> Callable[..., Awaitable[None]]:
+        """The ASGI 3 application."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+class Start(Protocol):
+    """Starts the application for the address that clients use."""
+
+    def __call__(self, settings: Settings, root_key: SecretBytes, address: str) -> Awaitable[Running]:
+        """Open storage, check the root key, build the services."""
+        ...
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our signals, and a word when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        await self._listening()
+
+
+class Stop:
+    """The wish to stop, from a signal; remembered when it comes before there is anything to stop."""
+
+    def __init__(self) -> None:
+        self._server: _Server | None = None
+        self._asked = False
+
+    def listen(self, loop: asyncio.AbstractEventLoop, *signals: signal.Signals) -> None:
+        """Take these signals over."""
+        for number in signals:
+            loop.add_signal_handler(number, self.ask)
+
+    def attach(self, server: _Server) -> None:
+        """The server that is to stop."""
+        self._server = server
+        server.should_exit = self._asked
+
+    def ask(self) -> None:
+        """Begin to drain; asked again, do not wait for connections any longer."""
+        if self._asked and self._server is not None:
+            self._server.force_exit = True
+        if not self._asked:
+            # A thread, not a loop timer: it has to work when the loop is what hangs.
+            limit = threading.Timer(DRAIN_SECONDS - 0.5, os._exit, (0,))
+            limit.daemon = True
+            limit.start()
+        self._asked = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+
+async def serve(
+    running: Running,
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    stop: Stop,
+    listening: Callable[[], Awaitable[None]],
+) -> None:
+    """Serve until stopped, then drain and close the application.
+
+    Args:
+        running: The started application; closed at the end, whatever happens.
+        settings: Those it was started with.
+        listener: A bound socket; taken over.
+        stop: Where the wish to stop arrives.
+        listening: Awaited once connections are accepted.
+    """
+    server = _Server(_uvicorn_config(running, settings), listening)
+    stop.attach(server)
+    _settle()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        try:
+            await asyncio.wait_for(running.close(), _CLOSE_SECONDS)
+        except TimeoutError:
+            logger().warning("close took too long", duration_seconds=_CLOSE_SECONDS)
+
+
+def runner() -> asyncio.Runner:
+    """The event loop of a serving process."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def _settle() -> None:
+    # What is alive now lives as long as the process; collections need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    # The first installation's migration and password hash leave 20 MB of freed heap behind.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _uvicorn_config(running: Running, settings: Settings) -> uvicorn.Config:
+    from qimem.web.kit.protocol import GuardedProtocol  # noqa: PLC0415
+
+    trusted: Any = list(settings.server.trusted_proxies)
+    return uvicorn.Config(
+        running.app,
+        http=GuardedProtocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(trusted),
+        forwarded_allow_ips=trusted,
+        workers=1,
+        timeout_graceful_shutdown=int(DRAIN_SECONDS - _CLOSE_SECONDS - 1),
+    )

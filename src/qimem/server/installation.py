@@ -1,0 +1,147 @@
+"""Opens an installation or makes a new one: data directory, root key, database, in that order.
+
+The order keeps every crash repairable: a key without data is used by the next attempt, data
+without its key is refused and never given a new one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from qimem import bootstrap
+from qimem.bootstrap import AdminChoice, AlreadyInitialised, Installed
+from qimem.config.schema import Settings
+from qimem.errors import Conflict
+from qimem.kernel.refusal import Refused
+from qimem.kernel.secret import SecretBytes
+from qimem.kms.hierarchy import random_key
+from qimem.kms.seal.base import Seal
+from qimem.kms.seal.custody import choose
+from qimem.kms.seal.keyfile import KeyFileSeal
+from qimem.kms.seal.placement import Mounts, check_outside, check_placement
+from qimem.server.credentials import CredentialsFile, shown
+from qimem.server.directories import make_private, sole_preparer
+from qimem.storage.migrations.runner import SchemaTooNew
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An installation that can be started.
+
+    Args:
+        installed: What was made, when it is new.
+    """
+
+    root_key: SecretBytes
+    installed: Installed | None
+
+
+async def initialise(settings: Settings, admin: AdminChoice, environ: Mapping[str, str]) -> Installed:
+    """Make a new installation because the operator asked for one.
+
+    Raises:
+        Conflict: there is one already.
+        Refused: the place is not fit for a root key or for data.
+    """
+    make_private(settings.server.data_dir)
+    with sole_preparer(settings.server.data_dir):
+        if await bootstrap.is_initialised(settings):
+            raise Conflict("initialised already", code="already_exists", hint="start it with qimem serve")
+        custody = _custody(settings, environ, explicit=True)
+        key = _key_for_new(settings, custody)
+        try:
+            return await _make(settings, key, admin, custody)
+        finally:
+            key.wipe()
+
+
+async def open_or_initialise(
+    settings: Settings, admin: AdminChoice, environ: Mapping[str, str], *, url: str
+) -> Opened:
+    """Open the installation; where there is none make one and write its credentials file.
+
+    Args:
+        settings: A data directory that may not exist yet.
+        admin: The operator of a new installation.
+        environ: Where a systemd credential may be announced.
+        url: Address of this server, for the credentials file.
+
+    Raises:
+        Refused: key, directory or database are not fit to be used.
+    """
+    make_private(settings.server.data_dir)
+    with sole_preparer(settings.server.data_dir):
+        custody = _custody(settings, environ, explicit=False)
+        if await bootstrap.is_initialised(settings):
+            key = custody.load()
+            _migrate(settings)
+            return Opened(key, None)
+        key = _key_for_new(settings, custody)
+        file = CredentialsFile.beside(settings.server.data_dir)
+        file.reserve()
+        try:
+            installed = await _make(settings, key, admin, custody)
+        except BaseException:
+            file.abandon()
+            raise
+        file.write(shown(installed, settings.server.external_url or url))
+        return Opened(key, installed)
+
+
+async def initialise_in_memory(settings: Settings, admin: AdminChoice) -> Opened:
+    """Make an installation whose root key exists nowhere but in this process."""
+    make_private(settings.server.data_dir)
+    key = random_key()
+    installed = await bootstrap.initialise(settings, key, admin)
+    return Opened(key, replace(installed, root_key_file=None))
+
+
+async def _make(settings: Settings, key: SecretBytes, admin: AdminChoice, custody: Seal) -> Installed:
+    try:
+        installed = await bootstrap.initialise(settings, key, admin)
+    except AlreadyInitialised as error:
+        # On a shared database another node was faster, with a root key of its own.
+        raise Refused(
+            "another node made the installation in this moment",
+            f"replace {custody.location} with the root key of that node",
+        ) from error
+    return replace(installed, root_key_file=custody.location)
+
+
+def _migrate(settings: Settings) -> None:
+    try:
+        bootstrap.migrate(settings)
+    except SchemaTooNew as error:
+        raise Refused(
+            "the data was written by a newer version", "install that version or a later one"
+        ) from error
+
+
+def _custody(settings: Settings, environ: Mapping[str, str], *, explicit: bool) -> Seal:
+    return choose(
+        settings.server.data_dir,
+        source=settings.seal.source,
+        root_key_file=settings.seal.root_key_file,
+        environ=environ,
+        explicit=explicit,
+    )
+
+
+def _key_for_new(settings: Settings, custody: Seal) -> SecretBytes:
+    """The key that waits for its first data, or a new one."""
+    if isinstance(custody, KeyFileSeal):
+        check_outside(settings.server.data_dir, custody.path)
+    if custody.exists() or not isinstance(custody, KeyFileSeal) or not custody.creatable:
+        return custody.load()
+    check_placement(
+        settings.server.data_dir,
+        custody.path,
+        named=settings.seal.root_key_file is not None,
+        embedded=settings.database.url is None,
+        mounts=Mounts.read(),
+    )
+    os.umask(0o077)
+    custody.path.parent.mkdir(parents=True, exist_ok=True)
+    return custody.create()

@@ -1,0 +1,104 @@
+"""From settings to a serving server: reserve the address, open the installation, run one process or many."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from qimem.bootstrap import AdminChoice, Installed, start
+from qimem.config.schema import Settings
+from qimem.observability.logging import configure, logger
+from qimem.server.directories import in_memory
+from qimem.server.hardening import harden
+from qimem.server.http import Stop, runner, serve
+from qimem.server.installation import Opened, initialise_in_memory, open_or_initialise
+from qimem.server.order import Order
+from qimem.server.sockets import base_url, reserve, share
+from qimem.server.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server at the moment it begins to serve.
+
+    Args:
+        settings: Those in force, with the data directory in use.
+        url: Its real address.
+        installed: What was made, when the installation is new.
+    """
+
+    settings: Settings
+    url: str
+    installed: Installed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to launch.
+
+    Args:
+        announce: Called once when all workers serve, not on the event loop: it may talk to the server.
+        throw_away: Keep everything in memory, and no credentials file.
+    """
+
+    settings: Settings
+    admin: AdminChoice
+    announce: Callable[[Serving], None]
+    throw_away: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+
+def launch(plan: Plan) -> int:
+    """Serve until stopped; the exit code of the process.
+
+    Raises:
+        Refused: this will not start; the reason says what to change.
+    """
+    harden()
+    configure(level=plan.settings.log.level, format=plan.settings.log.format)
+    with ExitStack() as stack:
+        settings = plan.settings
+        listener = stack.enter_context(reserve(settings.server.bind))
+        if settings.database.mode == "stateless":
+            settings = stack.enter_context(in_memory(settings))
+        if settings.server.workers == 1:
+            return _run_here(plan, settings, listener)
+        return _run_workers(plan, settings, listener)
+
+
+def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
+    url = base_url(listener)
+    stop = Stop()
+    with runner() as loop:
+        stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
+        opened = loop.run(_open(plan, settings, url))
+        running = loop.run(start(settings, opened.root_key, url))
+
+        async def listening() -> None:
+            serving = Serving(settings, url, opened.installed)
+            await asyncio.to_thread(plan.announce, serving)
+
+        loop.run(serve(running, settings, listener, stop=stop, listening=listening))
+    logger().info("stopped", pid=os.getpid())
+    return 0
+
+
+def _run_workers(plan: Plan, settings: Settings, listener: socket.socket) -> int:
+    url = base_url(listener)
+    opened = asyncio.run(_open(plan, settings, url))
+    share(listener)
+    host, port = listener.getsockname()[:2]
+    order = Order(settings, opened.root_key, host, port, url)
+    serving = Serving(settings, url, opened.installed)
+    return Supervisor(order, settings.server.workers, lambda: plan.announce(serving)).run()
+
+
+async def _open(plan: Plan, settings: Settings, url: str) -> Opened:
+    if plan.throw_away:
+        return await initialise_in_memory(settings, plan.admin)
+    return await open_or_initialise(settings, plan.admin, plan.environ, url=url)

@@ -1,0 +1,216 @@
+"""Keeps a number of workers alive: starts them, waits until all serve, replaces the dead and the hung.
+
+    starting ──all ready──▶ serving ──SIGTERM, SIGINT──▶ draining ──▶ exit 0
+        └── one exits ──▶ fail with its reason: what stops the first start would stop every other
+
+A worker is hung when it has reported nothing for `HEARTBEAT_MISSED_SECONDS`; it is killed and
+replaced like a dead one, at once the first time and ever later when it keeps dying.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qimem.kernel.limits import DRAIN_SECONDS, HEARTBEAT_MISSED_SECONDS, WORKER_START_SECONDS
+from qimem.kernel.refusal import Refused
+from qimem.observability.logging import logger
+from qimem.server.order import Order
+from qimem.server.worker import READY, REFUSAL
+
+WORKER_COMMAND = (sys.executable, "-m", "qimem.server.worker")
+
+_TURN_SECONDS = 0.1
+_BACK_OFF_FIRST_SECONDS = 0.1
+_BACK_OFF_MAX_SECONDS = 5.0
+_SETTLED_SECONDS = 30.0
+"""A worker that served this long is taken as sound: the next back-off begins anew."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The place of one worker, through all the processes that fill it."""
+
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    reports: int = -1
+    started: float = 0.0
+    heard: float = 0.0
+    ready: bool = False
+    said: bytes = b""
+    deaths: int = 0
+    start_at: float = 0.0
+
+
+class Supervisor:
+    """Runs the workers of one server. Use from the main thread: signals and parent-death signals need it.
+
+    Args:
+        order: What each worker is told.
+        workers: How many, at least 1.
+        announce: Called once, when all workers serve.
+        command: How a worker is started; two descriptors are appended.
+        silence_seconds: How long a serving worker may say nothing.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        workers: int,
+        announce: Callable[[], None],
+        *,
+        command: Sequence[str] = WORKER_COMMAND,
+        silence_seconds: float = HEARTBEAT_MISSED_SECONDS,
+    ) -> None:
+        self._order = order
+        self._announce = announce
+        self._command = tuple(command)
+        self._silence_seconds = silence_seconds
+        self._slots = [_Slot(number) for number in range(1, workers + 1)]
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._announced = False
+
+    def run(self) -> int:
+        """Supervise until told to stop; the exit code of the process.
+
+        Raises:
+            Refused: a worker refused the first start, in its words.
+        """
+        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while not self._stopping:
+                failed = self._turn()
+                if failed is not None:
+                    return failed
+            return 0
+        finally:
+            self._drain()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _turn(self) -> int | None:
+        """One round; the exit code when the first start failed."""
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.process is None and now >= slot.start_at:
+                self._spawn(slot)
+        self._listen()
+        now = time.monotonic()
+        for slot in self._slots:
+            self._judge(slot, now)
+            code = None if slot.process is None else slot.process.poll()
+            if code is not None:
+                refusal = self._refusal(slot)
+                self._bury(slot, code, now)
+                if not self._announced and refusal is not None:
+                    raise refusal
+                if not self._announced:
+                    return code if code > 0 else 1
+        if not self._announced and all(slot.ready for slot in self._slots):
+            self._announced = True
+            self._announce()
+        return None
+
+    def _spawn(self, slot: _Slot) -> None:
+        orders, give = os.pipe()
+        slot.reports, report = os.pipe()
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            # The order carries the settings, so the workers' environments hold no database password.
+            if not name.startswith(("QIMEM_", "DATABASE_URL"))
+        }
+        try:
+            slot.process = subprocess.Popen(
+                [*self._command, str(orders), str(report)],
+                pass_fds=(orders, report),
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                env=environment,
+            )
+            self._order.send(give)
+        finally:
+            for descriptor in (orders, give, report):
+                os.close(descriptor)
+        os.set_blocking(slot.reports, False)
+        self._selector.register(slot.reports, selectors.EVENT_READ, slot)
+        slot.started = slot.heard = time.monotonic()
+        slot.ready, slot.said = False, b""
+
+    def _listen(self) -> None:
+        for key, _ in self._selector.select(_TURN_SECONDS):
+            slot: _Slot = key.data
+            said = os.read(slot.reports, 4096)
+            if not said:
+                self._selector.unregister(slot.reports)
+                continue
+            slot.heard = time.monotonic()
+            slot.ready = slot.ready or said.startswith(READY)
+            slot.said = said
+
+    def _refusal(self, slot: _Slot) -> Refused | None:
+        """Why a worker that ended did not start, in its own words."""
+        with contextlib.suppress(BlockingIOError):
+            slot.said = os.read(slot.reports, 4096) or slot.said
+        if not slot.said.startswith(REFUSAL):
+            return None
+        message, hint = json.loads(slot.said[len(REFUSAL) :])
+        return Refused(message, hint)
+
+    def _judge(self, slot: _Slot, now: float) -> None:
+        if slot.process is None:
+            return
+        silent = now - slot.heard
+        limit = self._silence_seconds if slot.ready else WORKER_START_SECONDS
+        if silent > limit:
+            logger().error("worker hangs", worker=slot.number, pid=slot.process.pid, duration_seconds=silent)
+            slot.process.kill()
+            slot.process.wait()
+
+    def _bury(self, slot: _Slot, code: int, now: float) -> None:
+        assert slot.process is not None
+        logger().error("worker died", worker=slot.number, pid=slot.process.pid, exit_code=code)
+        self._forget(slot)
+        slot.deaths = 1 if slot.ready and now - slot.started > _SETTLED_SECONDS else slot.deaths + 1
+        slot.ready = False
+        slot.start_at = now + min(
+            _BACK_OFF_MAX_SECONDS, _BACK_OFF_FIRST_SECONDS * 2 ** min(slot.deaths - 1, 10)
+        )
+
+    def _forget(self, slot: _Slot) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(slot.reports)
+        os.close(slot.reports)
+        slot.process, slot.reports = None, -1
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _drain(self) -> None:
+        """Ask every worker to finish, and end those that do not in time."""
+        deadline = time.monotonic() + DRAIN_SECONDS - 0.5
+        alive = [slot for slot in self._slots if slot.process is not None]
+        for slot in alive:
+            assert slot.process is not None
+            # A stopped process cannot answer; let it run to its end.
+            with contextlib.suppress(ProcessLookupError):
+                slot.process.send_signal(signal.SIGTERM)
+        for slot in alive:
+            assert slot.process is not None
+            try:
+                slot.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger().warning("worker did not drain", worker=slot.number, pid=slot.process.pid)
+                slot.process.kill()
+                slot.process.wait()
+            self._forget(slot)
+        self._selector.close()

@@ -1,0 +1,105 @@
+"""One worker process: takes its order from the pipe, serves, and shows that its loop turns.
+
+    python -m qimem.server.worker <descriptor to read the order> <descriptor to report on>
+
+Reports are single bytes: `r` once it serves, `h` every second after that, written by the event
+loop itself, so that a loop which hangs goes silent. A refused start is reported as `!` and JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from qimem.server.hardening import die_with, harden
+
+if TYPE_CHECKING:
+    from qimem.server.http import Running, Start
+    from qimem.server.order import Order
+
+READY = b"r"
+BEAT = b"h"
+REFUSAL = b"!"
+EXIT_REFUSED = 78
+
+
+def main(arguments: list[str], start: Start | None = None) -> int:
+    """Run one worker; the exit code of the process.
+
+    Args:
+        arguments: The two descriptors.
+        start: Starts the application; the product's by default.
+    """
+    harden()
+    parent = os.getppid()
+    die_with(parent)
+    # Ctrl-C reaches the whole process group; only the supervisor answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orders, reports = (int(argument) for argument in arguments)
+
+    from qimem.kernel.refusal import Refused  # noqa: PLC0415 - after the hardening: before it, nothing is secret
+    from qimem.observability.logging import configure  # noqa: PLC0415
+    from qimem.server.http import runner  # noqa: PLC0415
+    from qimem.server.order import Order  # noqa: PLC0415
+
+    try:
+        order = Order.receive(orders)
+    except EOFError:
+        return 1
+    os.close(orders)
+    configure(level=order.settings.log.level, format=order.settings.log.format)
+    try:
+        with runner() as loop:
+            loop.run(_work(order, reports, start or _product()))
+    except Refused as refused:
+        os.write(reports, REFUSAL + json.dumps([refused.message, refused.hint]).encode())
+        return EXIT_REFUSED
+    return 0
+
+
+def _product() -> Start:
+    from qimem.bootstrap import start  # noqa: PLC0415
+
+    return start
+
+
+async def _work(order: Order, reports: int, start: Start) -> None:
+    from qimem.server.http import Stop, serve  # noqa: PLC0415
+    from qimem.server.sockets import join  # noqa: PLC0415
+
+    stop = Stop()
+    stop.listen(asyncio.get_running_loop(), signal.SIGTERM)
+    running: Running = await start(order.settings, order.root_key, order.url)
+    beats: list[asyncio.Task[None]] = []
+
+    async def listening() -> None:
+        os.write(reports, READY)
+        beats.append(asyncio.create_task(_beat(reports)))
+
+    os.set_blocking(reports, False)
+    await serve(running, order.settings, join(order.host, order.port), stop=stop, listening=listening)
+    for beat in beats:
+        beat.cancel()
+
+
+async def _beat(reports: int) -> None:
+    from qimem.kernel.limits import HEARTBEAT_SECONDS  # noqa: PLC0415
+
+    while True:
+        try:
+            # A full pipe means that the supervisor sleeps, which is not this worker's fault.
+            with contextlib.suppress(BlockingIOError):
+                os.write(reports, BEAT)
+        except BrokenPipeError:
+            # Where no signal comes at the parent's death, its closed pipe tells.
+            os._exit(1)
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

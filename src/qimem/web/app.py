@@ -1,0 +1,312 @@
+"""The HTTP application: one ASGI callable that judges every request in the order of the contract.
+
+Path 404 · method 405 · declared length 413 · token 401 · permission 403 · media type 415 · body 400
+· realm 404 · and then whatever the handler finds. Every endpoint of every resource passes through
+the same lines below; a handler never authenticates, decodes or renders anything itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+from qimem.authz.permissions import Permission
+from qimem.crypto.mac import digest
+from qimem.errors import Forbidden, Internal, Invalid, QimemError, outcome_unknown
+from qimem.kernel.context import Actor, IdempotencyKey, RequestContext
+from qimem.kernel.epochs import RealmCache
+from qimem.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
+from qimem.observability.logging import report_unexpected
+from qimem.web.kit import errors, json_guard
+from qimem.web.kit.cors import Cors
+from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
+from qimem.web.kit.errors import TransportError
+from qimem.web.kit.gate import Gate
+from qimem.web.kit.router import Router, allow_header
+from qimem.web.services import Services
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+_IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,%d}" % IDEMPOTENCY_KEY_CHARS_MAX)
+_SINGLE = frozenset({b"authorization", b"content-type", b"idempotency-key", b"origin", b"x-request-id"})
+
+_JSON_ANSWER = errors.JSON_ANSWER
+_CACHEABLE = b"cache-control: public, max-age=300\r\n"
+_JSON_CACHEABLE = errors.JSON + _CACHEABLE + errors.API
+_REPLAYED = b"idempotency-replayed: true\r\n"
+
+Answer = tuple[int, bytes, bytes]
+"""Status, rendered header lines, body."""
+
+
+class App:
+    """ASGI 3 application.
+
+    Args:
+        endpoints: Every operation.
+        cors_origins: Exact origins that browsers may call from.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], services: Services, gate: Gate, cors_origins: Sequence[str] = ()
+    ) -> None:
+        self._router = Router(endpoints)
+        self._services = services
+        self._gate = gate
+        self._cors = Cors(cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"unsupported protocol: {scope['type']}")
+        exchange = _exchange(scope)
+        headers: dict[bytes, bytes] = dict(scope["headers"]) if exchange is None else exchange.framing.fields
+        request_id = errors.request_id(headers.get(b"x-request-id"))
+        try:
+            status, lines, body = await self._judge(scope, headers, receive, request_id)
+        except asyncio.CancelledError:
+            # The drain is over and the work was cut off in the middle; the caller must not guess.
+            status, lines, body = _refusal(outcome_unknown(), request_id)
+            await _respond(scope, send, (status, lines + b"x-request-id: " + request_id + b"\r\n", body))
+            raise
+        except TransportError as error:
+            status, lines, body = error.status, _JSON_ANSWER + error.headers, _with_id(error, request_id)
+        except QimemError as error:
+            status, lines, body = _refusal(error, request_id)
+        except Exception as error:  # noqa: BLE001 - the one place where the unexpected ends: logged, never shown
+            report_unexpected(request_id.decode(), error)
+            status, lines, body = _refusal(Internal(), request_id)
+        lines += self._cors.headers(headers.get(b"origin")) + b"x-request-id: " + request_id + b"\r\n"
+        if exchange is not None:
+            exchange.answer(status, lines, body)
+        else:
+            await _respond(scope, send, (status, lines, body))
+
+    async def _judge(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, request_id: bytes
+    ) -> Answer:
+        method, path = scope["method"], scope["path"]
+        raw_path = scope.get("raw_path")
+        if raw_path is not None and b"%" in raw_path:
+            # No path of ours needs escapes; an escaped one is a second spelling of something.
+            raise TransportError(400, "path is not canonical", "invalid_request")
+        if method == "OPTIONS":
+            return self._options(path, headers)
+        endpoint, parameters = self._router.find(method, path)
+        if len(headers) != len(scope["headers"]):
+            _refuse_repeated(scope["headers"])
+        if endpoint.request is not None and _declared(headers) > endpoint.body_bytes_max:
+            raise _too_large(endpoint)
+        admitted = None
+        if endpoint.permission is not None:
+            admitted = await self._gate.authenticate(headers.get(b"authorization"))
+            self._require(admitted[0], endpoint.permission)
+        body = b""
+        if endpoint.request is not None:
+            _check_media(headers)
+            exchange = _exchange(scope)
+            whole = exchange.whole_body() if exchange is not None else None
+            if whole is None:
+                whole = await _read(endpoint, receive)
+                if endpoint.permission is not None:
+                    # Seconds may have passed, and with them the token or the key: decide on what is now.
+                    admitted = await self._gate.authenticate(headers.get(b"authorization"))
+                    self._require(admitted[0], endpoint.permission)
+            body = _checked(endpoint, headers, whole)
+        return await self._handle(endpoint, parameters, scope, headers, (admitted, body, request_id))
+
+    def _require(self, actor: Actor, permission: Permission) -> None:
+        if not self._gate.permits(actor, permission):
+            raise Forbidden(permission, hint=f"ask an administrator for {permission}")
+
+    async def _handle(
+        self,
+        endpoint: Endpoint,
+        parameters: Mapping[str, str],
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        judged: tuple[tuple[Actor, RealmCache] | None, bytes, bytes],
+    ) -> Answer:
+        admitted, raw, request_id = judged
+        body = json_guard.decode(raw, endpoint.request) if endpoint.request is not None else None
+        query = None
+        if endpoint.query is not None:
+            query = json_guard.convert_query(_query(scope["query_string"]), endpoint.query)
+        elif scope["query_string"] and body is not None:
+            # A realm named here by mistake, and ignored, would be work done in another realm.
+            raise Invalid("query parameters are not read here", hint="fields go into the body")
+        call = Call(self._services, parameters, body, query)
+        idempotency = None
+        if admitted is not None:
+            actor, state = admitted
+            if endpoint.names_realm:
+                named = (body if body is not None else query).realm_id  # type: ignore[union-attr]  # it names one
+                if named is not None and named != actor.realm_id:
+                    state = await self._gate.other_realm(actor, named)
+            if endpoint.idempotent and b"idempotency-key" in headers:
+                idempotency = _idempotency_key(endpoint, headers[b"idempotency-key"], raw)
+            peer = scope.get("client")
+            call.context = RequestContext(
+                request_id.decode(), actor, state, peer[0] if peer else "", idempotency
+            )
+        result = await endpoint.handler(call)
+        if isinstance(result, RawAnswer):
+            return _raw(endpoint, result)
+        lines = _JSON_ANSWER if not endpoint.cacheable else _JSON_CACHEABLE
+        if idempotency is not None and idempotency.replayed:
+            lines += _REPLAYED
+        return 200, lines, errors.encode(result)  # type: ignore[arg-type]  # handlers return wire structs
+
+    def _options(self, path: str, headers: Mapping[bytes, bytes]) -> Answer:
+        methods = self._router.allowed(path)
+        if not methods:
+            self._router.find("OPTIONS", path)
+        allow = allow_header(methods)
+        listed = allow.removeprefix(b"allow: ").rstrip()
+        preflight = self._cors.preflight(headers.get(b"origin"), listed)
+        return 204, errors.NO_STORE + errors.API + allow + preflight, b""
+
+
+def create_app(
+    endpoints: Sequence[Endpoint], services: Services, gate: Gate, *, cors_origins: Sequence[str] = ()
+) -> App:
+    """The application for these endpoints."""
+    return App(endpoints, services, gate, cors_origins)
+
+
+async def _read(endpoint: Endpoint, receive: Receive) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        parts = [body]
+        size = len(body)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > endpoint.body_bytes_max:
+                raise _too_large(endpoint)
+        body = b"".join(parts)
+    if message["type"] == "http.disconnect":
+        # Half a request must not be taken for a whole one.
+        raise TransportError(400, "the request ended early", "invalid_request")
+    return body
+
+
+def _checked(endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes) -> bytes:
+    if len(body) > endpoint.body_bytes_max:
+        raise _too_large(endpoint)
+    if not body:
+        if endpoint.optional_body:
+            return b"{}"
+        raise json_guard.invalid_json("a body is required")
+    if b"content-type" not in headers:
+        _check_media_type(b"")
+    return body
+
+
+def _exchange(scope: Scope) -> Any:
+    # Our own protocol offers a way past the messages of ASGI; other servers do not.
+    extensions = scope.get("extensions")
+    return None if extensions is None else extensions.get("qimem.exchange")
+
+
+def _declared(headers: Mapping[bytes, bytes]) -> int:
+    length = headers.get(b"content-length")
+    return int(length) if length is not None and length.isdigit() else 0
+
+
+def _too_large(endpoint: Endpoint) -> TransportError:
+    return TransportError(
+        413, f"body larger than {endpoint.body_bytes_max} bytes", "payload_too_large", headers=b""
+    )
+
+
+def _check_media(headers: Mapping[bytes, bytes]) -> None:
+    if b"content-encoding" in headers:
+        raise TransportError(
+            415, "unsupported content encoding", "unsupported_media_type", hint="send the body unencoded"
+        )
+    media_type = headers.get(b"content-type")
+    if media_type is not None and media_type != b"application/json":
+        _check_media_type(media_type)
+
+
+def _check_media_type(media_type: bytes) -> None:
+    essence = media_type.partition(b";")[0].strip().lower()
+    if essence == b"application/json":
+        return
+    hint = "send Content-Type: application/json"
+    if essence == b"application/x-www-form-urlencoded":
+        hint = "form-encoded OAuth clients: /realms/{realm}/token"
+    raise TransportError(415, "unsupported media type", "unsupported_media_type", hint=hint)
+
+
+def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        # Two values for one of these are two requests in one; which one counts must not be guessed.
+        if name in seen and name in _SINGLE:
+            raise TransportError(400, f"repeated header: {name.decode('latin-1')}", "invalid_request")
+        seen.add(name)
+
+
+def _query(text: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            text.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(text),
+            max_num_fields=32,
+            errors="strict",
+        )
+    except ValueError:
+        raise Invalid("malformed query string") from None
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise Invalid("a query parameter stands twice")
+    return values
+
+
+def _idempotency_key(endpoint: Endpoint, key: bytes, body: bytes) -> IdempotencyKey:
+    if _IDEMPOTENCY_KEY.fullmatch(key) is None:
+        raise Invalid(f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible characters")
+    return IdempotencyKey(key.decode(), f"{endpoint.method} {endpoint.path}", digest(body))
+
+
+def _raw(endpoint: Endpoint, answer: RawAnswer) -> Answer:
+    lines = b"content-type: " + answer.content_type.encode() + b"\r\n"
+    # A page brings a policy of its own.
+    lines += errors.API if answer.content_type == "application/json" else errors.SECURITY
+    lines += _CACHEABLE if endpoint.cacheable else errors.NO_STORE
+    return answer.status, lines + answer.headers, answer.body
+
+
+def _refusal(error: QimemError, request_id: bytes) -> Answer:
+    body = errors.encode(errors.body_of(error, request_id.decode()))
+    return errors.status_of(error), _JSON_ANSWER + errors.headers_of(error), body
+
+
+def _with_id(error: TransportError, request_id: bytes) -> bytes:
+    shown = {name: getattr(error.body, name) for name in error.body.__struct_fields__}
+    return errors.encode(type(error.body)(**(shown | {"request_id": request_id.decode()})))
+
+
+async def _respond(scope: Scope, send: Send, answer: Answer) -> None:
+    status, lines, body = answer
+    exchange = _exchange(scope)
+    if exchange is not None:
+        exchange.answer(status, lines, body)
+        return
+    headers = [tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n") if line]
+    if status != 204:
+        headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,0 +1,92 @@
+"""One endpoint, declared once: routing, permission, shapes, OpenAPI and tests all read this table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from qimem.authz.permissions import Permission
+from qimem.kernel.context import RequestContext
+from qimem.kernel.ids import parse_uuid
+from qimem.kernel.limits import BODY_BYTES_MAX
+from qimem.web.services import Services
+
+B = TypeVar("B")
+Q = TypeVar("Q")
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer that is no wire struct.
+
+    Args:
+        headers: Further rendered header lines.
+    """
+
+    body: bytes
+    content_type: str = "application/json"
+    status: int = 200
+    headers: bytes = b""
+
+
+class Call(Generic[B, Q]):
+    """One request as a handler sees it: decoded, authenticated, authorized in the coarse.
+
+    `context` exists on endpoints that ask for a permission, and nowhere else.
+    """
+
+    __slots__ = ("body", "context", "path", "query", "services")
+
+    context: RequestContext
+
+    def __init__(self, services: Services, path: Mapping[str, str], body: B, query: Q) -> None:
+        self.services = services
+        self.path = path
+        self.body = body
+        self.query = query
+
+    def path_uuid(self, name: str) -> UUID | None:
+        """A path parameter as UUID, None when it is not one."""
+        return parse_uuid(self.path[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Declares one operation.
+
+    Args:
+        path: Exact path; `{name}` stands for one segment.
+        name: `resource.action`, unique; operationId of the OpenAPI document.
+        response: Wire struct of a 200, or a union of them.
+        request: Wire struct of the body, None where no body is read.
+        query: Wire struct of the query, None where none is read.
+        permission: What the caller must hold with any scope; None for public endpoints.
+        optional_body: No field is required, so no body is.
+        idempotent: Honors Idempotency-Key.
+        cacheable: May be stored by caches; everything else may not.
+        example: A request that works, shown in the documentation and run in the tests.
+    """
+
+    method: str
+    path: str
+    name: str
+    handler: Callable[[Call[Any, Any]], Awaitable[object]]
+    response: Any
+    request: type[Any] | None = None
+    query: type[Any] | None = None
+    permission: Permission | None = None
+    optional_body: bool = False
+    body_bytes_max: int = BODY_BYTES_MAX
+    idempotent: bool = False
+    cacheable: bool = False
+    summary: str = ""
+    example: Mapping[str, Any] | None = None
+    names_realm: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Note whether the request can name a realm, so that dispatch need not look."""
+        shape = self.request if self.request is not None else self.query
+        named = shape is not None and "realm_id" in shape.__struct_fields__
+        object.__setattr__(self, "names_realm", named and self.permission is not None)

@@ -1,0 +1,221 @@
+"""What the wire structs cannot say about their fields, in JSON Schema words, for the documentation alone.
+
+Nothing is validated by these notes: the limits are read from where they are enforced, and the tests
+send one more than each of them. A field is looked up by its struct and then by the struct's bases,
+so `Request.realm_id` tells about it in every request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from qimem.kernel.limits import (
+    BATCH_ITEMS_MAX,
+    CURSOR_CHARS_MAX,
+    DISPLAY_NAME_CHARS_MAX,
+    EMAIL_CHARS_MAX,
+    PAGE_DEFAULT,
+    PAGE_MAX,
+    PASSWORD_CHARS_MAX,
+    PASSWORD_CHARS_MIN,
+    PERMISSIONS_PER_ROLE_MAX,
+    REDIRECT_URIS_MAX,
+    ROLES_PER_SUBJECT_MAX,
+    SCOPE_CHARS_MAX,
+    USERNAME_CHARS_MAX,
+)
+from qimem.oauth.clients import DEFAULT_TIER, TIERS
+from qimem.oauth.models import AuthMethod, GrantType
+
+Note = dict[str, Any]
+
+
+def _note(text: str, **keywords: object) -> Note:
+    return {"description": text, **keywords}
+
+
+def _one_of(names: object) -> str:
+    return ", ".join(f"`{name}`" for name in names)  # type: ignore[attr-defined]  # enum classes and tuples
+
+
+_REALM = "The realm to act in, by default the caller's own. Operators alone may name another one."
+_NAME = "`[a-z0-9][a-z0-9._-]{0,62}`, not in the form of a UUID"
+_PAGE = _note(f"Items per page, {PAGE_DEFAULT} by default", minimum=1, maximum=PAGE_MAX, default=PAGE_DEFAULT)
+_CURSOR = _note("`next_cursor` of the page before", maxLength=CURSOR_CHARS_MAX)
+_ALGORITHM = "`aes256_gcm` or `chacha20_poly1305`"
+_ROLES = "Names of roles of the realm"
+
+_KEYS: Final[dict[str, Note]] = {
+    "CreateKeyRequest.algorithm": _note(f"{_ALGORITHM}; by default the first"),
+    "CreateKeyRequest.name": _note(f"Unique in the realm; {_NAME}"),
+    "KeyMetadata.key_id": _note("This version"),
+    "KeyMetadata.lineage_id": _note("All versions of the key: the `key_id` of the first one"),
+    "KeyMetadata.version": _note("Counted from 1", minimum=1),
+    "KeyMetadata.active": _note("Whether this is the version that encrypts; one of a lineage is"),
+    "KeyMetadata.enabled": _note("Whether this version may be used at all"),
+    "KeyMetadata.algorithm": _note(_ALGORITHM),
+    "KeyMetadata.name": _note("Shared by all versions"),
+    "KeyDetails.versions": _note("Every version of the lineage, oldest first"),
+    "EncryptItem.input": _note("Text, encrypted as UTF-8. Exactly one of `input` and `input_b64`."),
+    "EncryptItem.input_b64": _note("Any bytes, in standard base64 with padding"),
+    "EncryptItem.key_id": _note(
+        "A version; it must be active. Exactly one of `key_id`, `lineage_id` and `name`."
+    ),
+    "EncryptItem.lineage_id": _note("A key; its active version encrypts"),
+    "EncryptItem.name": _note("A key by its name; its active version encrypts"),
+    "EncryptRequest.items": _note(
+        "Several at once instead of one. Key fields outside count for items without one.",
+        minItems=1,
+        maxItems=BATCH_ITEMS_MAX,
+    ),
+    "Encrypted.envelope": _note("The envelope in standard base64; see the envelope format"),
+    "Encrypted.version": _note("Its number in the lineage"),
+    "Encrypted.key_id": _note("The version that encrypted"),
+    "EncryptedItems.items": _note("A result or an error each"),
+    "DecryptItem.input": _note("The envelope in standard base64. Exactly one of `input` and `envelope`."),
+    "DecryptItem.envelope": _note("The same as `input`"),
+    "DecryptItem.encoding": _note("How to answer: `text` (default; must be UTF-8) or `base64` for any bytes"),
+    "DecryptItem.key_id": _note("The version that is expected; at most one of the three key fields"),
+    "DecryptItem.lineage_id": _note("The key that is expected"),
+    "DecryptItem.name": _note("The key that is expected, by its name"),
+    "DecryptRequest.items": _note(
+        "Several at once instead of one. Key fields and `encoding` outside count for items without one.",
+        minItems=1,
+        maxItems=BATCH_ITEMS_MAX,
+    ),
+    "Decrypted.plaintext": _note("Text"),
+    "Decrypted.version": _note("Its number in the lineage"),
+    "DecryptedBytes.version": _note("Its number in the lineage"),
+    "Decrypted.key_id": _note("The version that decrypted"),
+    "DecryptedBytes.key_id": _note("The version that decrypted"),
+    "DecryptedBytes.plaintext_b64": _note("Standard base64 with padding"),
+    "DecryptedItems.items": _note("A result or an error each"),
+    "RotateRequest.key_id": _note(
+        "The active version. Exactly one of `key_id`, `lineage_id` and `name`. Of several "
+        "rotations at once by the same `key_id` one wins."
+    ),
+    "RotateRequest.lineage_id": _note("The key"),
+    "RotateRequest.name": _note("The key, by its name"),
+    "KeyStateRequest.scope": _note("This `version` (default) or its whole `lineage`"),
+    "ListKeysQuery.limit": _PAGE,
+    "ListKeysQuery.cursor": _CURSOR,
+    "ListKeysQuery.realm_id": _note(_REALM),
+    "RealmQuery.realm_id": _note(_REALM),
+}
+
+_AUTH: Final[dict[str, Note]] = {
+    "CreateRealmRequest.id": _note("`[a-z0-9][a-z0-9-]{0,62}`, for ever", maxLength=63),
+    "CreateRealmRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
+    "Realm.id": _note("As chosen"),
+    "Realm.name": _note("For people to read"),
+    "Realm.issuer": _note("`iss` of the realm's tokens", format="uri"),
+    "CreateRoleRequest.name": _note(f"Unique in the realm; {_NAME}", maxLength=63),
+    "CreateRoleRequest.permissions": _note(
+        "Permissions of the platform that the caller holds, and names of the application's own",
+        maxItems=PERMISSIONS_PER_ROLE_MAX,
+    ),
+    "Role.name": _note("As chosen"),
+    "Role.permissions": _note("In canonical spelling, each once"),
+    "CreateClientRequest.redirect_uris": _note(
+        "May be empty. Each https, http on loopback, or of a private scheme with a dot in it.",
+        maxItems=REDIRECT_URIS_MAX,
+    ),
+    "CreateClientRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
+    "CreateClientRequest.client_name": _note("The same as `name` (RFC 7591)"),
+    "CreateClientRequest.grant_types": _note(
+        f"Some of {_one_of(GrantType)}; by default all that suit the client"
+    ),
+    "CreateClientRequest.response_types": _note("`code`, or none"),
+    "CreateClientRequest.token_endpoint_auth_method": _note(
+        f"One of {_one_of(AuthMethod)}; the first by default. `none` makes a public client without a secret."
+    ),
+    "CreateClientRequest.scope": _note(
+        "What its tokens may ask for, separated by single spaces", maxLength=SCOPE_CHARS_MAX
+    ),
+    "CreateClientRequest.jwks": _note("Public keys of the client (RFC 7517); excludes `jwks_uri`"),
+    "CreateClientRequest.jwks_uri": _note("Where they are instead; https"),
+    "CreateClientRequest.post_logout_redirect_uris": _note(
+        "As `redirect_uris`, for after a logout", maxItems=REDIRECT_URIS_MAX
+    ),
+    "CreateClientRequest.tier": _note(
+        f"Rate limit: one of {_one_of(TIERS)}; `{DEFAULT_TIER}` by default. Operators alone."
+    ),
+    "CreateClientRequest.roles": _note(
+        f"{_ROLES}, for its own tokens (client credentials)", maxItems=ROLES_PER_SUBJECT_MAX
+    ),
+    "Client.client_id": _note("Opaque"),
+    "Client.name": _note("For people to read"),
+    "Client.redirect_uris": _note("Compared character by character"),
+    "Client.grant_types": _note("What it may ask for tokens with"),
+    "Client.response_types": _note("What it may ask the authorization endpoint for"),
+    "Client.token_endpoint_auth_method": _note(f"One of {_one_of(AuthMethod)}"),
+    "Client.scope": _note("What its tokens may ask for"),
+    "Client.post_logout_redirect_uris": _note("Compared character by character"),
+    "Client.jwks": _note("Public keys of the client"),
+    "Client.jwks_uri": _note("Where they are instead"),
+    "Client.tier": _note(f"One of {_one_of(TIERS)}"),
+    "Client.roles": _note("Roles of its own tokens"),
+    "CreatedClient.client_secret": _note("Shown this once. Null for a public client."),
+    "CreateUserRequest.username": _note(
+        "Unique in the realm in any case; no spaces (RFC 8265)", minLength=1, maxLength=USERNAME_CHARS_MAX
+    ),
+    "CreateUserRequest.password": _note(
+        "None of the commonest", minLength=PASSWORD_CHARS_MIN, maxLength=PASSWORD_CHARS_MAX, format="password"
+    ),
+    "CreateUserRequest.roles": _note(f"{_ROLES}; may be empty", maxItems=ROLES_PER_SUBJECT_MAX),
+    "CreateUserRequest.email": _note("ASCII", maxLength=EMAIL_CHARS_MAX),
+    "User.id": _note("`sub` of the user's tokens"),
+    "User.username": _note("As written"),
+    "User.roles": _note(_ROLES),
+    "User.enabled": _note("Whether the user may sign in"),
+    "User.email": _note("As written"),
+    "TokenRequest.client_id": _note("Of the application that signs in"),
+    "TokenRequest.client_secret": _note("Absent for public clients", format="password"),
+    "TokenRequest.realm_id": _note("Realm of the client; may be left out with `client_credentials`"),
+    "TokenRequest.grant_type": _note("`password` (default) or `client_credentials`"),
+    "TokenRequest.username": _note("For `password`"),
+    "TokenRequest.password": _note("For `password`", format="password"),
+    "TokenRequest.totp_code": _note("One-time code of users who have a second factor; ignored for others"),
+    "TokenRequest.scope": _note("Less than the client is registered for, separated by single spaces"),
+    "TokenResponse.access_token": _note("JWT, to be sent as `Authorization: Bearer`"),
+    "TokenResponse.token_type": _note("Always this"),
+    "TokenResponse.expires_in": _note("Seconds until the access token expires", minimum=1),
+    "TokenResponse.refresh_token": _note("Works once. Absent for client credentials."),
+    "TokenResponse.scope": _note("Where one applies"),
+    "RefreshRequest.refresh_token": _note("Spent by this call"),
+    "RefreshRequest.client_id": _note("Must match the token where sent"),
+    "RefreshRequest.client_secret": _note("Must match the client where sent", format="password"),
+    "RevokeRequest.token": _note("Access or refresh token; holding it is enough"),
+    "Revoked.revoked": _note("Always true, also for a token that is unknown or dead (RFC 7009)"),
+    "JWKSet.keys": _note("Public keys (RFC 7517), newest first"),
+}
+
+NOTES: Final[dict[str, Note]] = {
+    "Request.realm_id": _note(_REALM),
+    "Response.realm_id": _note("The realm it belongs to"),
+    "Response.created_at": _note("RFC 3339, UTC", format="date-time"),
+    "Status.status": _note("`ok`, or `ready`"),
+    "NotReady.status": _note("`not ready`"),
+    "NotReady.checks": _note("Name of the check that fails → reason"),
+    "ServerInfo.name": _note("`qimem`"),
+    "ServerInfo.versions": _note("Prefixes that it serves"),
+    "ServerInfo.openapi": _note("Path of the OpenAPI document"),
+    "Page.items": _note("What is on this page"),
+    "Page.next_cursor": _note("Hand it back as `cursor`; null on the last page"),
+    **_KEYS,
+    **_AUTH,
+}
+"""`Struct.field` → what to add to the field's schema."""
+
+PATH_PARAMETERS: Final[dict[str, Note]] = {
+    "key_id": _note("A key version", format="uuid"),
+    "realm": _note("Id of the realm"),
+}
+"""Name of a path parameter → what to add to its schema."""
+
+
+def note_on(struct: type[Any], field: str) -> Note:
+    """What to add to the schema of a field; empty where the struct says everything."""
+    return next(
+        (NOTES[known] for base in struct.__mro__ if (known := f"{base.__name__}.{field}") in NOTES), {}
+    )

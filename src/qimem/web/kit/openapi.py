@@ -1,0 +1,238 @@
+"""The OpenAPI 3.1 document, made from the endpoint table.
+
+What an operation can answer follows from the order of judgement (docs: the wire contract), so it is
+derived here once from what an endpoint declares, never listed by hand beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, get_args
+
+import msgspec
+
+from qimem.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX, IDEMPOTENCY_SECONDS, REQUEST_ID_CHARS_MAX
+from qimem.web.kit.endpoint import Endpoint
+from qimem.web.kit.field_notes import PATH_PARAMETERS
+from qimem.web.kit.schemas import Schema, component_schemas, query_parameters, summary_of
+from qimem.wire.common import ErrorBody, NotReady
+
+TITLE: Final = "QIMEM HTTP API"
+
+TAGS: Final = {
+    "keys": "Keys of a realm, and what is done with them. A `key_id` names one version; all versions of a "
+    "key share the `lineage_id` and the optional `name`.",
+    "realms": "Realms keep everything apart: keys, roles, clients and users. They are made by operators.",
+    "roles": "A role is a named list of permissions.",
+    "clients": "Applications that ask for tokens.",
+    "users": "People of a realm.",
+    "tokens": "Signing in, staying signed in, and ending it.",
+    "security": "Health of the key service.",
+    "system": "The server itself.",
+}
+"""Resource → what it is, in the order in which documentation shows them."""
+
+DESCRIPTION: Final = (
+    "JSON in, JSON out, UTF-8. Success is 200. Unknown fields of a request are refused, and `null` for an "
+    "optional field means absent; answers may get further fields. UUIDs are read in any case, with or without "
+    "hyphens. HEAD works wherever GET does. Every answer carries `X-Request-Id`: the one that was sent, if it "
+    f"is 1 to {REQUEST_ID_CHARS_MAX} of `A-Za-z0-9._-`, otherwise a new one."
+)
+
+BEARER: Final = (
+    "An access token of `POST /v1/auth/token`; on the server's machine `qimem token` prints the operator's. "
+    "Each operation names the permission that its holder needs."
+)
+
+# What no field of an endpoint tells. Encrypting can exhaust a key version, which is a conflict.
+_CONFLICTS: Final = frozenset({"keys.encrypt"})
+# These answer from memory; nothing that they need can be unavailable.
+_ALWAYS_SERVED: Final = frozenset({"system.root", "system.health", "system.openapi", "system.docs"})
+_NOT_READY: Final = frozenset({"system.ready"})
+
+_REFUSALS: Final = {
+    "400": ("BadRequest", "Not JSON, a field that cannot be used (`fields` names it), or an object in no state for it"),
+    "401": ("Unauthorized", "No token, or an expired, revoked or malformed one; wrong client credentials"),
+    "403": ("Forbidden", "The caller lacks the permission; `permission` names it"),
+    "404": ("NotFound", "No such object that this caller may know of"),
+    "409": ("Conflict", "It exists already, a concurrent change won, or its state forbids it"),
+    "413": ("ContentTooLarge", "The body is larger than this operation takes"),
+    "415": ("UnsupportedMediaType", "The body is not `application/json`, or is compressed"),
+    "422": ("IdempotencyMismatch", "The `Idempotency-Key` was used before with another body"),
+    "500": ("InternalError", "A failure of the server; its log knows more under the request id"),
+    "503": ("Unavailable", "It cannot serve now, or does not know whether the change happened; repeat later"),
+    "default": ("InvalidRequest", "The HTTP request itself cannot be read: its framing, size or headers"),
+}  # fmt: skip
+"""Status → component of the refusal, and when it is given."""
+
+_HEADERS: Final[dict[str, Schema]] = {
+    "X-Request-Id": {
+        "description": "The id under which the server's log knows this request",
+        "schema": {"type": "string", "maxLength": REQUEST_ID_CHARS_MAX},
+    },
+    "Idempotency-Replayed": {
+        "description": "Present when this is the answer of an earlier request with the same key",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "`Bearer`, with the reason where a token was sent",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+}
+
+_IDEMPOTENCY_KEY: Final[Schema] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Makes a repetition safe: the same key from the same caller within "
+    f"{IDEMPOTENCY_SECONDS // 3600} hours changes nothing again and gets the first answer. An answer that held "
+    "a secret is not kept: its repetition is 409 `already_done`.",
+    "schema": {"type": "string", "pattern": "^[!-~]+$", "maxLength": IDEMPOTENCY_KEY_CHARS_MAX},
+}
+
+_PATH_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+def render(endpoints: Sequence[Endpoint], version: str) -> bytes:
+    """The document as JSON.
+
+    Args:
+        endpoints: Every operation, in the order of the document.
+        version: Of the product.
+    """
+    return msgspec.json.encode(describe(endpoints, version))
+
+
+def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
+    """The document."""
+    shapes = [shape for endpoint in endpoints for shape in (endpoint.request, endpoint.response) if shape]
+    known, schemas = component_schemas([*shapes, ErrorBody, NotReady])
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, known)
+    used = {_resource(endpoint) for endpoint in endpoints}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": TITLE,
+            "version": version,
+            "description": DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items() if name in used],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": BEARER}
+            },
+            "parameters": {"IdempotencyKey": _IDEMPOTENCY_KEY},
+            "headers": _HEADERS,
+            "responses": {name: _refusal(status, known) for status, (name, _) in _REFUSALS.items()},
+            "schemas": schemas,
+        },
+    }
+
+
+def _operation(endpoint: Endpoint, known: Mapping[Any, Schema]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "tags": [_resource(endpoint)],
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "description": summary_of(endpoint.handler),
+    }
+    if endpoint.permission is None:
+        operation["security"] = []
+    else:
+        operation["x-permission"] = endpoint.permission.value
+    parameters = list(_parameters(endpoint))
+    if parameters:
+        operation["parameters"] = parameters
+    if endpoint.request is not None:
+        media: dict[str, Any] = {"schema": known[endpoint.request]}
+        if endpoint.example is not None:
+            media["example"] = dict(endpoint.example)
+        operation["requestBody"] = {
+            "description": f"At most {endpoint.body_bytes_max:,} bytes",
+            "required": not endpoint.optional_body,
+            "content": {"application/json": media},
+        }
+    operation["responses"] = {"200": _success(endpoint, known)} | {
+        status: {"$ref": f"#/components/responses/{_REFUSALS[status][0]}"}
+        for status in [*sorted(_statuses(endpoint)), "default"]
+    }
+    if endpoint.name in _NOT_READY:
+        operation["responses"]["503"] = _answer(
+            "A check fails", {"schema": known[NotReady]}, "X-Request-Id", "Retry-After"
+        )
+    return operation
+
+
+def _parameters(endpoint: Endpoint) -> Iterator[Schema]:
+    for name in _PATH_PARAMETER.findall(endpoint.path):
+        schema = {"type": "string"} | PATH_PARAMETERS.get(name, {})
+        yield {"name": name, "in": "path", "required": True, **_with_description(schema)}
+    if endpoint.query is not None:
+        for name, schema in query_parameters(endpoint.query).items():
+            yield {"name": name, "in": "query", **_with_description(schema)}
+    if endpoint.idempotent:
+        yield {"$ref": "#/components/parameters/IdempotencyKey"}
+
+
+def _with_description(schema: Schema) -> Schema:
+    described = {"schema": {word: value for word, value in schema.items() if word != "description"}}
+    return described | ({"description": schema["description"]} if "description" in schema else {})
+
+
+def _statuses(endpoint: Endpoint) -> set[str]:
+    """The refusals that this endpoint can give, in no order."""
+    takes_body = endpoint.request is not None
+    # Endpoints that take a secret from the body authenticate the client by it.
+    takes_secret = takes_body and "client_secret" in endpoint.request.__struct_fields__  # type: ignore[union-attr]
+    possible = {
+        "400": takes_body or endpoint.query is not None,
+        "401": endpoint.permission is not None or takes_secret,
+        "403": endpoint.permission is not None,
+        "404": endpoint.names_realm or "{" in endpoint.path,
+        "409": endpoint.idempotent or endpoint.name in _CONFLICTS,
+        "413": takes_body,
+        "415": takes_body,
+        "422": endpoint.idempotent,
+        "500": True,
+        "503": endpoint.name not in _ALWAYS_SERVED,
+    }
+    return {status for status, can in possible.items() if can}
+
+
+def _success(endpoint: Endpoint, known: Mapping[Any, Schema]) -> Schema:
+    headers = ["X-Request-Id", *(["Idempotency-Replayed"] if endpoint.idempotent else [])]
+    if endpoint.response is str:
+        return _answer("The page", {"schema": {"type": "string"}}, *headers, media_type="text/html")
+    if endpoint.response is dict:
+        return _answer("The document", {"schema": {"type": "object"}}, *headers)
+    shapes = [endpoint.response] if endpoint.response in known else get_args(endpoint.response)
+    arms = [known[shape] for shape in shapes]
+    return _answer("Done", {"schema": arms[0] if len(arms) == 1 else {"anyOf": arms}}, *headers)
+
+
+def _refusal(status: str, known: Mapping[Any, Schema]) -> Schema:
+    more = {"401": ["WWW-Authenticate"], "503": ["Retry-After"]}.get(status, [])
+    return _answer(_REFUSALS[status][1], {"schema": known[ErrorBody]}, "X-Request-Id", *more)
+
+
+def _answer(
+    description: str, media: Schema, *headers: str, media_type: str = "application/json"
+) -> dict[str, Any]:
+    told = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+    return {"description": description, "headers": told, "content": {media_type: media}}
+
+
+def _resource(endpoint: Endpoint) -> str:
+    return endpoint.name.partition(".")[0]

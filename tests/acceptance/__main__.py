@@ -1,0 +1,100 @@
+"""Runs the tests marked `acceptance` with their full counts: `python -m tests.acceptance [--only name]`.
+
+Each test is a process of its own and leaves `acceptance-results/<test>.json` and `.log`. What passed
+on the same state of the code is not run again, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.support.volume import VARIABLE
+
+ROOT = Path(__file__).parents[2]
+PYTEST = [sys.executable, "-m", "pytest", "-m", "acceptance", "--timeout=0"]
+NO_TESTS = 5
+
+
+def state_of_the_code() -> str:
+    """A digest of every file under version control, changed ones as they are now."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    digest = hashlib.sha256()
+    for name in sorted(filter(None, listed.split(b"\0"))):
+        path = ROOT / os.fsdecode(name)
+        if path.is_file():
+            digest.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def collect() -> list[str]:
+    """The ids of all acceptance tests."""
+    command = [*PYTEST, "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode not in {0, NO_TESTS}:
+        raise SystemExit(done.stdout + done.stderr)
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def run(test: str, state: str, results: Path) -> bool:
+    """One test; whether it passed, now or before."""
+    stem = re.sub(r"[^\w.-]+", "-", test).strip("-")
+    record, log = results / f"{stem}.json", results / f"{stem}.log"
+    if record.exists():
+        before = json.loads(record.read_text())
+        if before["state"] == state and before["passed"]:
+            print(f"passed before  {test}", flush=True)
+            return True
+    print(f"running        {test}", flush=True)
+    started, begun = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with log.open("w") as output:
+        done = subprocess.run(
+            [*PYTEST, "-rA", "--durations=0", test],
+            cwd=ROOT, env=os.environ | {VARIABLE: "full"}, stdout=output, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+    passed = done.returncode == 0
+    found = {
+        "test": test,
+        "passed": passed,
+        "exit_code": done.returncode,
+        "seconds": round(time.monotonic() - started, 3),
+        "begun": begun,
+        "state": state,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    draft = record.with_suffix(".draft")
+    draft.write_text(json.dumps(found, indent=2) + "\n")
+    draft.replace(record)
+    print(f"{'passed' if passed else 'FAILED':<14} {test}  {found['seconds']} s", flush=True)
+    return passed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for; 0 only when something ran and all of it passed."""
+    parser = argparse.ArgumentParser(prog="make acceptance")
+    parser.add_argument("--only", default="", help="run the tests whose id contains this")
+    chosen = parser.parse_args(arguments)
+    tests = [test for test in collect() if chosen.only in test]
+    if not tests:
+        print(f"no acceptance test is called {chosen.only!r}" if chosen.only else "no acceptance tests")
+        return 1
+    results = ROOT / "acceptance-results"
+    results.mkdir(exist_ok=True)
+    state = state_of_the_code()
+    failed = [test for test in tests if not run(test, state, results)]
+    print(f"{len(tests) - len(failed)} of {len(tests)} passed; results in {results.name}/")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

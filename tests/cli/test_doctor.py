@@ -1,0 +1,101 @@
+"""`qimem doctor` finds what is wrong, says what to do, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.cli import qimem
+from tests.support.server import Server
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("doctor")
+    assert qimem("init", "--data-dir", directory / "data").code == 0
+    return directory
+
+
+def found(data: Path, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
+    done = qimem("doctor", "--data-dir", data, "-o", "json", *arguments)
+    return done.code, {row["check"]: row for row in done.json}
+
+
+def copy(made: Path, tmp_path: Path) -> Path:
+    subprocess.run(["cp", "-a", f"{made}/.", tmp_path], check=True)
+    return tmp_path / "data"
+
+
+def test_a_sound_installation_has_no_failed_check(made: Path) -> None:
+    code, rows = found(made / "data")
+    assert code == 0
+    assert not [row for row in rows.values() if row["state"] == "fail"]
+    assert rows["root key match"]["state"] == "ok"
+    assert rows["write-ahead log"]["state"] == "ok"
+    assert rows["database engine"]["detail"].startswith("SQLite 3.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "advice"),
+    [
+        ("loose directory", "data directory", "chmod 700"),
+        ("loose file", "data files", "chmod -R go="),
+        ("loose key", "root key", "chmod 600"),
+        ("missing key", "root key", "--root-key-file"),
+        ("wrong key", "root key match", "--root-key-file"),
+        ("broken database", "database", "backup"),
+        ("no database", "database", "qimem init"),
+    ],
+)
+def test_a_fault_is_found_with_advice_and_ends_with_1(
+    made: Path, tmp_path: Path, fault: str, check: str, advice: str
+) -> None:
+    data, key = copy(made, tmp_path), tmp_path / "data.root.key"
+    match fault:
+        case "loose directory":
+            data.chmod(0o755)
+        case "loose file":
+            (data / "qimem.db").chmod(0o640)
+        case "loose key":
+            key.chmod(0o640)
+        case "missing key":
+            key.unlink()
+        case "wrong key":
+            key.write_bytes(os.urandom(32))
+        case "broken database":
+            (data / "qimem.db").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+        case "no database":
+            for path in data.iterdir():
+                path.unlink()
+    code, rows = found(data)
+    assert code == 1
+    assert rows[check]["state"] == "fail"
+    assert advice in rows[check]["advice"]
+
+
+def test_a_credentials_file_left_behind_is_a_warning(made: Path, tmp_path: Path) -> None:
+    data = copy(made, tmp_path)
+    (tmp_path / "data.credentials.json").write_text("{}")
+    code, rows = found(data)
+    assert code == 0
+    assert rows["credentials file"]["state"] == "warn"
+
+
+def test_it_works_beside_a_running_server(tmp_path: Path) -> None:
+    server = Server(tmp_path).start()
+    try:
+        code, rows = found(server.data)
+        assert code == 0
+        assert rows["external URL"]["detail"].startswith(server.url)
+        assert httpx.get(f"{server.url}/health").status_code == 200
+    finally:
+        server.stop()
+
+
+def test_a_table_is_printed_for_people(made: Path) -> None:
+    done = qimem("doctor", "--data-dir", made / "data")
+    assert done.out.splitlines()[0].split() == ["check", "state", "detail", "advice"]

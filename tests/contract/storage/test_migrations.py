@@ -1,0 +1,200 @@
+"""A database is brought to the schema of the code, once, by whoever comes first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from qimem.errors import Unavailable
+from qimem.kernel.refusal import Refused
+from qimem.storage import sqlite_driver
+from qimem.storage.database import DatabaseLocation
+from qimem.storage.migrations.runner import HEAD, KNOWN, SchemaTooNew
+from qimem.storage.schema import METADATA
+from tests.contract.storage.rows import add_realm, names
+
+LATER = "UPDATE schema_version SET version_num = '9999'"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_location(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseLocation:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    return DatabaseLocation(tmp_path, url)
+
+
+@contextmanager
+def connected(location: DatabaseLocation) -> Iterator[sa.Connection]:
+    if location.url is None:
+        engine = sa.create_engine(f"sqlite:///{location.file}", module=sqlite_driver, poolclass=sa.NullPool)
+    else:
+        engine = sa.create_engine(
+            location.url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool
+        )
+    with engine.begin() as connection:
+        yield connection
+
+
+def differences(connection: sa.Connection) -> list[object]:
+    options = {"compare_type": True, "compare_server_default": True, "version_table": "schema_version"}
+    return compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
+
+
+def test_the_migrations_make_the_schema_of_the_code(location: DatabaseLocation) -> None:
+    with connected(location) as connection:
+        assert differences(connection) == []
+
+
+def test_a_difference_would_be_found(location: DatabaseLocation) -> None:
+    with connected(location) as connection:
+        connection.exec_driver_sql("ALTER TABLE realm ADD COLUMN note TEXT")
+        connection.exec_driver_sql("DROP INDEX uq_kms_version_active")
+        assert len(differences(connection)) == 2
+
+
+@pytest.mark.parametrize("table", sorted(METADATA.tables))
+def test_the_realm_stands_first_in_every_key(table: str) -> None:
+    if table in {"instance", "job"}:
+        return
+    columns = METADATA.tables[table]
+    assert next(iter(columns.primary_key.columns)).name == "realm_id"
+    for key in columns.foreign_key_constraints:
+        assert key.column_keys[0] == "realm_id"
+        assert next(iter(key.elements)).column.name == "realm_id"
+    assert columns.foreign_key_constraints or table == "realm"
+
+
+def checks(connection: sa.Connection) -> dict[str, set[str]]:
+    inspector = sa.inspect(connection)
+    return {
+        table: {str(check["name"]) for check in inspector.get_check_constraints(table)}
+        for table in METADATA.tables
+    }
+
+
+def test_the_checks_of_the_schema_are_in_the_database(location: DatabaseLocation) -> None:
+    with connected(location) as connection:
+        migrated = checks(connection)
+        METADATA.drop_all(connection)
+        METADATA.create_all(connection)
+        assert checks(connection) == migrated
+    assert sum(len(found) for found in migrated.values()) == 3
+
+
+def test_an_empty_place_has_no_schema_and_looking_makes_none(empty_location: DatabaseLocation) -> None:
+    assert not empty_location.exists()
+    assert list(empty_location.directory.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_migrating_again_changes_nothing(empty_location: DatabaseLocation) -> None:
+    empty_location.migrate()
+    database = empty_location.open()
+    await database.write(add_realm)
+    empty_location.migrate()
+    assert empty_location.exists()
+    assert await database.read(names) == ["acme"]
+    await database.close()
+
+
+def test_a_schema_from_the_future_is_refused_and_left_alone(location: DatabaseLocation) -> None:
+    if location.url is None:
+        connection = apsw.Connection(str(location.file))
+        connection.execute(LATER)
+        connection.close()
+    else:
+        with psycopg.connect(location.url) as postgres:
+            postgres.execute(LATER)
+    with pytest.raises(SchemaTooNew, match="9999"):
+        location.migrate()
+    with connected(location) as checked:
+        assert differences(checked) == []
+
+
+def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:
+    location = DatabaseLocation(tmp_path)
+    location.file.write_bytes(b"something else " * 1_000)
+    for attempt in (location.exists, location.migrate, location.open):
+        with pytest.raises(Refused, match="not a database"):
+            attempt()
+    assert location.file.read_bytes() == b"something else " * 1_000
+
+
+def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    location = DatabaseLocation(tmp_path)
+    location.file.mkdir()
+    for attempt in (location.exists, location.migrate, location.open):
+        with pytest.raises(Unavailable):
+            attempt()
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    location = DatabaseLocation(tmp_path, "postgresql://postgres@127.0.0.1:1/absent")
+    for attempt in (location.exists, location.migrate):
+        with pytest.raises(Unavailable):
+            attempt()
+
+
+def test_the_newest_version_is_the_last_known_one() -> None:
+    assert KNOWN[-1] == HEAD
+    assert sorted(KNOWN) == list(KNOWN)
+
+
+MIGRATE = """
+import json, sys
+from pathlib import Path
+from qimem.storage.database import DatabaseLocation
+location = DatabaseLocation(Path(sys.argv[1]), sys.argv[2] or None)
+print("ready", flush=True)
+sys.stdin.readline()
+location.migrate()
+database = location.open()
+import asyncio
+asyncio.run(database.close())
+print(json.dumps([name for name in ("alembic", "sqlalchemy.engine.create", "sqlalchemy.orm") if name in sys.modules]))
+"""
+
+
+def migrating(location: DatabaseLocation) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", MIGRATE, str(location.directory), location.url or ""]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def imported(process: subprocess.Popen[str]) -> list[str]:
+    out, _ = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0
+    result: list[str] = json.loads(out)
+    return result
+
+
+def test_four_processes_may_migrate_at_once(empty_location: DatabaseLocation) -> None:
+    processes = [migrating(empty_location) for _ in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        imported(process)
+    with connected(empty_location) as connection:
+        assert differences(connection) == []
+
+
+def test_a_start_on_a_current_database_does_not_import_alembic(location: DatabaseLocation) -> None:
+    assert "alembic" not in imported(migrating(location))
+
+
+def test_a_start_on_an_empty_database_does(empty_location: DatabaseLocation) -> None:
+    assert "alembic" in imported(migrating(empty_location))

@@ -1,0 +1,206 @@
+"""Servers that break one promise each, so that the tests of these promises can be seen to fail.
+
+    Server(directory, workers=2, environment=broken(directory, "trusts_cache"))
+
+The faults are put in by a `sitecustomize` module, which Python imports at its start, in the
+supervisor and in every worker. Nothing in the product knows of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+_TRUST_SECONDS = 1.0
+_SLOW_SECONDS = 0.01
+_LATE_SECONDS = 0.2
+
+
+def broken(directory: Path, *faults: str) -> dict[str, str]:
+    """The environment of a server with these faults, each a function of this module."""
+    place = directory / "broken"
+    place.mkdir()
+    calls = "".join(f"broken_server.{fault}()\n" for fault in faults)
+    (place / "sitecustomize.py").write_text(f"from tests.support import broken_server\n{calls}")
+    path = [str(place), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path)}
+
+
+def trusts_cache() -> None:
+    """Memory is believed for a second: what most servers do."""
+    from qimem.kernel.epochs import RealmCaches
+
+    ask = RealmCaches.fresh
+    trusted: dict[str, tuple[float, Any]] = {}
+
+    async def fresh(self: RealmCaches, realm_id: Any) -> Any:
+        until, cache = trusted.get(realm_id, (0.0, None))
+        if time.monotonic() < until:
+            return cache
+        cache = await ask(self, realm_id)
+        trusted[realm_id] = (time.monotonic() + _TRUST_SECONDS, cache)
+        return cache
+
+    _replace(RealmCaches, "fresh", fresh)
+
+
+def is_far_from_its_database() -> None:
+    """Not a fault: the answer to each epoch query takes long, as from another building."""
+    from qimem.storage.postgres_epochs import EpochReader
+
+    ask = EpochReader._ask
+
+    async def slowly(self: EpochReader, *arguments: Any) -> Any:
+        answer = await ask(self, *arguments)
+        await asyncio.sleep(_SLOW_SECONDS)
+        return answer
+
+    _replace(EpochReader, "_ask", slowly)
+
+
+def joins_a_query_under_way() -> None:
+    """A request takes the answer of an epoch query that began before the request came."""
+    from qimem.storage.postgres_epochs import EpochReader
+
+    is_far_from_its_database()
+    ask = EpochReader.current
+    under_way: dict[str, asyncio.Task[Any]] = {}
+
+    async def current(self: EpochReader, realm_id: Any) -> Any:
+        task = under_way.get(realm_id)
+        if task is None or task.done():
+            task = under_way[realm_id] = asyncio.create_task(ask(self, realm_id))
+        return await asyncio.shield(task)
+
+    _replace(EpochReader, "current", current)
+
+
+def rotates_what_it_saw_before() -> None:
+    """Whether the version is active is not asked again in the statement that ends it."""
+    import sqlalchemy as sa
+
+    from qimem.kms import keys
+    from qimem.storage.repositories.kms_keys import KeyRepository
+    from qimem.storage.schema import kms_version
+    from qimem.storage.statement import sql
+
+    of_lineage = (
+        kms_version.c.realm_id == sa.bindparam("of_realm"),
+        kms_version.c.lineage_id == sa.bindparam("of_lineage"),
+    )
+    deactivate = sql(sa.update(kms_version).where(*of_lineage).values(active=sa.false()))
+    count = sql(sa.select(sa.func.count()).where(*of_lineage))
+
+    def succeed(self: KeyRepository, tx: Any, old: Any, new: Any, material: Any) -> bool:
+        from dataclasses import replace
+
+        place = {"of_realm": old.realm_id, "of_lineage": old.lineage_id}
+        tx.run(deactivate, **place)
+        self._insert_version(tx, replace(new, version=tx.one(count, **place)[0] + 1, active=True), material)
+        return True
+
+    _replace(KeyRepository, "succeed", succeed)
+    _replace(keys, "check_can_rotate", lambda _version: None)
+
+
+def spends_what_it_saw_unspent() -> None:
+    """SELECT, then UPDATE: the generation is compared with what an earlier transaction read."""
+    import sqlalchemy as sa
+
+    from qimem.oauth.models import GrantRecord
+    from qimem.storage.repositories.grants import GrantRepository
+    from qimem.storage.schema import oauth_grant
+    from qimem.storage.statement import sql
+
+    update = sql(
+        sa.update(oauth_grant)
+        .where(
+            oauth_grant.c.realm_id == sa.bindparam("of_realm"),
+            oauth_grant.c.grant_id == sa.bindparam("of_grant"),
+        )
+        .values(
+            generation=oauth_grant.c.generation + 1,
+            rotated_us=sa.bindparam("now_us", type_=sa.BigInteger),
+            rotated_by_client=sa.bindparam("by_client"),
+        )
+        .returning(*oauth_grant.c)
+    )
+    select = GrantRepository.find
+    seen: dict[Any, int] = {}
+
+    def find(self: GrantRepository, tx: Any, realm_id: Any, grant_id: Any) -> Any:
+        grant = select(self, tx, realm_id, grant_id)
+        if grant is not None:
+            seen[grant_id] = grant.generation
+        return grant
+
+    def rotate(self: GrantRepository, tx: Any, realm_id: Any, grant_id: Any, **how: Any) -> Any:
+        if seen.get(grant_id) != how.pop("presented"):
+            return None
+        return GrantRecord(*tx.one(update, of_realm=realm_id, of_grant=grant_id, **how))
+
+    _replace(GrantRepository, "find", find)
+    _replace(GrantRepository, "rotate", rotate)
+
+
+def forgets_what_it_answered() -> None:
+    """Idempotency keys work within one worker, as a dict would make them."""
+    from qimem.storage.repositories.idempotency import IdempotencyRepository
+
+    _replace(IdempotencyRepository, "find", lambda *_: None)
+    _replace(IdempotencyRepository, "put", lambda *_: None)
+
+
+def leases_without_writing() -> None:
+    """Message counts are granted and not counted."""
+    from qimem.storage.repositories.kms_keys import KeyRepository
+
+    def lease_messages(self: KeyRepository, tx: Any, realm_id: Any, key_id: Any, block: int) -> int:
+        return block
+
+    _replace(KeyRepository, "lease_messages", lease_messages)
+
+
+def acknowledges_keys_before_commit() -> None:
+    """The answer to a new key leaves when its rows are inserted, and the commit comes a moment later."""
+    from qimem.kms.keys import KeyService
+    from qimem.storage import sqlite_writer
+
+    # Keys alone: a server that begins every answer too early does not even start.
+    name = f"{KeyService.create.__qualname__}.<locals>"
+    end = sqlite_writer.SqliteWriter._end
+
+    def late(self: sqlite_writer.SqliteWriter, group: Any, **how: Any) -> None:
+        early = [operation for operation in group if operation.work.__qualname__.startswith(name)]
+        if early:
+            sqlite_writer._deliver(early)
+            time.sleep(_LATE_SECONDS)
+        end(self, group, **how)
+
+    _replace(sqlite_writer.SqliteWriter, "_end", late)
+
+
+def replaces_no_worker() -> None:
+    """A worker that died is buried and forgotten."""
+    from qimem.server.supervisor import Supervisor
+
+    bury = Supervisor._bury
+
+    def forget(self: Supervisor, slot: Any, *how: Any) -> None:
+        bury(self, slot, *how)
+        slot.start_at = math.inf
+
+    _replace(Supervisor, "_bury", forget)
+
+
+def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
+    # A name that is no longer there would make a server that is not broken, and a test that proves nothing.
+    assert hasattr(owner, name), f"{owner} has no {name}"
+    setattr(owner, name, by)

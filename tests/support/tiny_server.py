@@ -1,0 +1,35 @@
+"""Runs the supervisor with tiny workers: `tiny_server.py <workers> <seconds of silence> <origin>`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+from qimem.config.schema import Settings, WebSettings
+from qimem.config.values import Address
+from qimem.kernel.secret import SecretBytes
+from qimem.observability.logging import configure
+from qimem.server.hardening import harden
+from qimem.server.order import Order
+from qimem.server.sockets import base_url, reserve, share
+from qimem.server.supervisor import Supervisor
+
+
+def run(workers: int, silence: float, origin: str) -> int:
+    harden()
+    configure(level="info", format="json")
+    key = SecretBytes(bytes.fromhex(os.read(0, 64).decode()))
+    settings = replace(Settings(), web=WebSettings(cors_origins=(origin,)))
+    with reserve(Address("127.0.0.1", 0)) as listener:
+        share(listener)
+        host, port = listener.getsockname()
+        url = base_url(listener)
+        order = Order(settings, key, host, port, url)
+        command = (sys.executable, "-m", "tests.support.tiny_worker")
+        say = lambda: print(f"ready {url}", flush=True)  # noqa: E731
+        return Supervisor(order, workers, say, command=command, silence_seconds=silence).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]))

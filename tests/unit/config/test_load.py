@@ -1,0 +1,169 @@
+"""Where values come from, and how mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qimem.config.load import load
+from qimem.config.refusal import Misconfigured
+from qimem.config.schema import Settings, options
+from qimem.config.transfer import dump, restore
+from qimem.config.values import Address
+
+
+def file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "qimem.toml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(flags=None, environ=None, file=None) -> list[str]:
+    with pytest.raises(Misconfigured) as caught:
+        load(flags or {}, environ or {}, file=file)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    loaded = load({}, {})
+    assert loaded.settings == Settings()
+    assert set(loaded.origins.values()) == {"default"}
+    assert loaded.origins.keys() == {name for name, _ in options()}
+
+
+def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
+    path = file(
+        tmp_path, '[server]\nworkers = 2\nbind = "127.0.0.1:1"\nexternal_url = "https://a.example/"\n'
+    )
+    environ = {"QIMEM_SERVER__WORKERS": "3", "QIMEM_SERVER__BIND": "127.0.0.1:2"}
+    loaded = load({"server.workers": "4"}, environ, file=path)
+    server = loaded.settings.server
+    assert (server.workers, server.bind.port, server.external_url) == (4, 2, "https://a.example")
+    assert loaded.origins["server.workers"] == "--workers"
+    assert loaded.origins["server.bind"] == "QIMEM_SERVER__BIND"
+    assert loaded.origins["server.external_url"] == f"{path}:4"
+    assert loaded.origins["log.level"] == "default"
+
+
+def test_the_file_of_the_working_directory_is_read(tmp_path: Path, monkeypatch) -> None:
+    file(tmp_path, '[log]\nlevel = "debug"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load({}, {}).settings.log.level == "debug"
+
+
+def test_the_short_variables_work() -> None:
+    environ = {"QIMEM_BIND": "[::1]:0", "DATABASE_URL": "postgresql://u:p@db/q", "QIMEM_MODE": "stateful"}
+    loaded = load({}, environ)
+    assert loaded.settings.server.bind == Address("::1", 0)
+    assert loaded.settings.database.url.reveal() == "postgresql://u:p@db/q"
+    assert loaded.origins["database.url"] == "DATABASE_URL"
+
+
+def test_stateless_is_memory() -> None:
+    assert load({}, {"QIMEM_MODE": "stateless"}).settings.database.mode == "stateless"
+
+
+def test_an_empty_short_variable_is_none() -> None:
+    assert load({}, {"DATABASE_URL": "", "QIMEM_BIND": ""}).settings == Settings()
+
+
+def test_two_variables_that_disagree_are_refused() -> None:
+    environ = {"QIMEM_BIND": "127.0.0.1:1", "QIMEM_SERVER__BIND": "127.0.0.1:2"}
+    assert mistakes(environ=environ) == ["QIMEM_SERVER__BIND: server.bind: contradicts QIMEM_BIND"]
+
+
+def test_every_mistake_is_told_at_once_with_its_origin(tmp_path: Path) -> None:
+    path = file(tmp_path, '[server]\nbnid = "x"\nworkers = 0\n\n[sever]\nbind = 1\n')
+    found = mistakes({"log.level": "loud"}, {"QIMEM_SERVER__WORKRES": "2"}, path)
+    assert found == [
+        f"{path}:2: server.bnid: no such option; did you mean server.bind?",
+        f"{path}:5: sever: no such option; did you mean server?",
+        "QIMEM_SERVER__WORKRES: QIMEM_SERVER__WORKRES: no such option; did you mean QIMEM_SERVER__WORKERS?",
+        f"{path}:3: server.workers: expected a whole number from 1 to 64",
+        "--level: log.level: expected one of: debug, info, warning, error",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ['root_key = "c2VjcmV0"', 'admin_password = "hunter2"', 'client_secret = "s"', 'token = "t"']
+)
+def test_a_secret_in_the_file_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
+    path = file(tmp_path, f"[seal]\n{line}\n")
+    with pytest.raises(Misconfigured) as caught:
+        load({}, {}, file=path)
+    assert "a secret has no place in this file" in caught.value.message
+    assert "0600" in caught.value.hint
+    assert (
+        line.split('"')[1] not in caught.value.message.replace(str(path), "") or len(line.split('"')[1]) < 3
+    )
+
+
+def test_a_database_password_in_the_file_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, '[database]\nurl = "postgresql://u:hunter2@db/q"\n')
+    assert mistakes(file=path) == [f"{path}:2: database.url: holds a password"]
+    assert load({}, {}, file=file(tmp_path, '[database]\nurl = "postgresql://u@db/q"\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[server\n", "not TOML"), ("server = 3\n", "no such option"), ('"" = 1\n', "no such option")],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (found,) = mistakes(file=file(tmp_path, text))
+    assert reason in found
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    assert mistakes(file=tmp_path / "none.toml") == [f"{tmp_path}/none.toml: --config: no such file"]
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:80", ":80", "192.0.2.1:80", "[::]:80", "host.example:80"])
+def test_an_open_address_needs_a_word_about_tls(bind: str) -> None:
+    (found,) = mistakes({"server.bind": bind})
+    assert "plain HTTP" in found
+    assert load({"server.bind": bind, "server.allow_plain_http": True}, {})
+    assert load({"server.bind": bind}, {"QIMEM_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7"})
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:80", "127.8.8.8:80", "localhost:80", "[::1]:80"])
+def test_loopback_needs_none(bind: str) -> None:
+    assert load({"server.bind": bind}, {}).settings.server.bind.loopback
+
+
+def test_memory_has_one_worker() -> None:
+    assert mistakes({"server.workers": 2}, {"QIMEM_MODE": "stateless"}) == [
+        "--workers: server.workers: a server in memory has one worker"
+    ]
+
+
+def test_a_credential_and_a_key_file_contradict_each_other() -> None:
+    (found,) = mistakes({"seal.root_key_file": "k"}, {"QIMEM_SEAL__SOURCE": "credential"})
+    assert "contradicts" in found
+
+
+def test_settings_cross_a_pipe_whole() -> None:
+    environ = {
+        "DATABASE_URL": "postgresql://u:p@db/q",
+        "QIMEM_SERVER__TRUSTED_PROXIES": "10.0.0.0/8",
+        "QIMEM_WEB__CORS_ORIGINS": "https://a.example,http://localhost:3000",
+    }
+    settings = load({"server.bind": "[::1]:8080", "seal.root_key_file": "/k"}, environ).settings
+    arrived = restore(dump(settings))
+    assert arrived.database.url.reveal() == settings.database.url.reveal()
+    assert (arrived.server, arrived.seal, arrived.web, arrived.log) == (
+        settings.server,
+        settings.seal,
+        settings.web,
+        settings.log,
+    )
+
+
+def test_a_database_url_cannot_be_printed() -> None:
+    settings = load({}, {"DATABASE_URL": "postgresql://u:hunter2@db/q"}).settings
+    assert "hunter2" not in repr(settings)

@@ -1,0 +1,95 @@
+"""Readers of values: what they refuse, and that reasons never repeat the value."""
+
+from __future__ import annotations
+
+import pytest
+
+from qimem.config import values
+from qimem.config.values import Address
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("[::1]:65535", Address("::1", 65535)),
+        (":80", Address("0.0.0.0", 80)),
+        ("localhost:80", Address("localhost", 80)),
+    ],
+)
+def test_addresses(text: str, read: Address) -> None:
+    assert values.address(text) == read
+
+
+@pytest.mark.parametrize(
+    "text", ["", "80", "h", "h:", "h:65536", "h:-1", "h:8٠", "::1:80", "[::g]:80", 80, None]
+)
+def test_no_addresses(text: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.address(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "example.com",
+        "ftp://h",
+        "https://",
+        "https://u@h",
+        "https://u:p@h",
+        "https://h?q",
+        "https://h?",
+        "https://h#f",
+        1,
+    ],
+)
+def test_no_external_urls(url: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.external_url(url)
+
+
+def test_an_external_url_ends_without_a_slash() -> None:
+    assert values.external_url("https://id.example:8443/base/") == "https://id.example:8443/base"
+
+
+@pytest.mark.parametrize("value", ["maybe", "", 1, None, "tru"])
+def test_no_booleans(value: object) -> None:
+    with pytest.raises(ValueError, match="true or false"):
+        values.boolean(value)
+
+
+@pytest.mark.parametrize("value", [0, 5, "0", "5", "-1", "1.5", "", True, None, 1.0, "٣"])
+def test_no_integers_of_the_range(value: object) -> None:
+    with pytest.raises(ValueError, match="from 1 to 4"):
+        values.integer(1, 4)(value)
+
+
+@pytest.mark.parametrize("value", [["10.0.0.1/8"], "10.0.0.0/33", ["x"], [1], 7])
+def test_no_networks(value: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.networks(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "*",
+        "https://*.example",
+        "https://a.example/",
+        "https://a.example/p",
+        "a.example",
+        "null",
+        "https://u@a",
+    ],
+)
+def test_no_origins(value: str) -> None:
+    with pytest.raises(ValueError, match="expected origins"):
+        values.origins(value)
+
+
+@pytest.mark.parametrize("value", ["mysql://h/d", "sqlite:///x", "h", "", 3])
+def test_no_database_urls(value: object) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        values.database_url(value)
+    assert not value or str(value) not in str(caught.value) or value == "h"

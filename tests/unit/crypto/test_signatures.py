@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+
+from qimem.crypto.signatures import ES256Signer, ES256Verifier, SignatureInvalid, generate_es256
+from qimem.kernel.secret import SecretBytes
+
+SCALAR, JWK = generate_es256()
+SIGNER, VERIFIER = ES256Signer(SCALAR), ES256Verifier(JWK)
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def test_a_new_key_is_a_secret_scalar_and_a_public_jwk():
+    assert isinstance(SCALAR, SecretBytes)
+    assert len(SCALAR) == 32
+    assert JWK.keys() == {"kty", "crv", "x", "y"}
+    assert (JWK["kty"], JWK["crv"], len(JWK["x"]), len(JWK["y"])) == ("EC", "P-256", 43, 43)
+    assert generate_es256()[1] != JWK
+
+
+def test_a_signature_has_64_bytes_and_verifies():
+    signature = SIGNER.sign(b"data")
+    assert len(signature) == 64
+    VERIFIER.verify(signature, b"data")
+
+
+def test_leading_zeros_of_r_and_s_are_kept():
+    lengths = set()
+    for number in range(600):
+        signature = SIGNER.sign(number.to_bytes(2, "big"))
+        lengths.add(len(signature))
+        VERIFIER.verify(signature, number.to_bytes(2, "big"))
+    assert lengths == {64}
+
+
+def test_the_signer_still_works_after_the_scalar_was_wiped():
+    scalar, jwk = generate_es256()
+    signer = ES256Signer(scalar)
+    scalar.wipe()
+    ES256Verifier(jwk).verify(signer.sign(b"data"), b"data")
+
+
+def refuse(signature: bytes, data: bytes = b"data", verifier: ES256Verifier = VERIFIER) -> None:
+    with pytest.raises(SignatureInvalid):
+        verifier.verify(signature, data)
+
+
+def test_other_data_and_another_key_are_refused():
+    signature = SIGNER.sign(b"data")
+    refuse(signature, b"Data")
+    refuse(signature, b"")
+    refuse(signature, verifier=ES256Verifier(generate_es256()[1]))
+
+
+def test_every_length_other_than_64_is_refused():
+    signature = SIGNER.sign(b"data")
+    for length in range(64):
+        refuse(signature[:length])
+    refuse(signature + b"\0")
+    refuse(b"\0" + signature)
+    refuse(signature * 2)
+
+
+def test_a_signature_with_a_leading_zero_of_s_added_or_left_out_is_refused():
+    # Read as numbers, these would be the same signature.
+    signature = next(
+        signature for signature in (SIGNER.sign(b"data") for _ in range(20_000)) if signature[32] == 0
+    )
+    VERIFIER.verify(signature, b"data")
+    refuse(signature[:32] + signature[33:])
+    refuse(signature[:32] + b"\0" + signature[32:])
+
+
+@pytest.mark.parametrize("r", [0, 1, ORDER - 1, ORDER, ORDER + 1, 2**256 - 1])
+@pytest.mark.parametrize("s", [0, 1, ORDER - 1, ORDER, ORDER + 1, 2**256 - 1])
+def test_special_values_of_r_and_s_are_refused(r, s):
+    # r = s = 0 was accepted by Java 15 to 18 for every message (CVE-2022-21449).
+    refuse(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+
+
+def test_every_flipped_bit_is_refused():
+    signature = SIGNER.sign(b"data")
+    for position in range(512):
+        flipped = bytearray(signature)
+        flipped[position // 8] ^= 1 << position % 8
+        refuse(bytes(flipped))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kty": "RSA"},
+        {"kty": "oct"},
+        {"crv": "P-384"},
+        {"crv": "secp256k1"},
+        {"x": ""},
+        {"x": "A" * 43, "y": "A" * 43},
+        {"x": JWK["y"], "y": JWK["x"]},
+        {"x": JWK["x"][:-1]},
+        {"x": JWK["x"] + "A"},
+        {"x": JWK["x"] + "="},
+        {"x": "A" + JWK["x"]},
+        {"x": "-" * 86},
+        {"x": "é" * 43},
+    ],
+)
+def test_a_jwk_that_is_no_point_in_its_one_spelling_is_refused(changes):
+    with pytest.raises(ValueError):
+        ES256Verifier(JWK | changes)
+
+
+@pytest.mark.parametrize("missing", list(JWK))
+def test_an_incomplete_jwk_is_refused(missing):
+    with pytest.raises(ValueError):
+        ES256Verifier({name: value for name, value in JWK.items() if name != missing})
+
+
+@pytest.mark.parametrize("scalar", [0, ORDER, 2**256 - 1])
+def test_a_scalar_outside_the_group_makes_no_signer(scalar):
+    with pytest.raises(ValueError):
+        ES256Signer(SecretBytes(scalar.to_bytes(32, "big")))

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qimem.crypto.jose import thumbprint
+from qimem.crypto.signatures import ES256Verifier, SignatureInvalid
+from qimem.errors import Internal
+from qimem.kernel.epochs import Epoch
+from qimem.kernel.ids import RealmId
+from qimem.kms.models import KeyVersion, Purpose
+from tests.unit.kms.fakes import ACME, INSTANCE, NO_TX, NOW_US, OTHER, FakeDatabase, Worker, an_installation
+
+pytestmark = pytest.mark.anyio
+
+NOWHERE = RealmId("nowhere")
+INTERNAL = {Purpose.TOKEN_SIGNING, Purpose.REFRESH_MAC, Purpose.PASSWORD_PEPPER}
+
+
+def version_of(worker: Worker, purpose: Purpose, realm_id: RealmId = ACME) -> KeyVersion:
+    return worker.store.find_internal(NO_TX, realm_id, purpose)[0]
+
+
+def disable(worker: Worker, version: KeyVersion) -> None:
+    worker.store.set_enabled(NO_TX, version.realm_id, enabled=False, key_id=version.key_id)
+    worker.database.bump(NO_TX, version.realm_id)
+
+
+def add_signing_key(worker: Worker) -> KeyVersion:
+    """A second version of the realm's signing key, as a rotation makes it."""
+    old = version_of(worker, Purpose.TOKEN_SIGNING)
+    prepared = Worker(FakeDatabase()).provisioning.prepare(ACME, NOW_US)
+    new, stored = next(pair for pair in prepared.keys if pair[0].purpose is Purpose.TOKEN_SIGNING)
+    fresh = replace(new, lineage_id=old.lineage_id, version=2)
+    material = prepared.kek.unwrap_material(new, stored.wrapped)
+    wrapped = worker.keyring._root_key.unwrap_kek(ACME, 1, worker.database.state.keks[ACME, 1])
+    row = replace(stored, wrapped=wrapped.wrap_material(fresh, material))
+    assert worker.store.succeed(NO_TX, old, fresh, row)
+    worker.database.bump(NO_TX, ACME)
+    return fresh
+
+
+def test_a_new_realm_gets_a_kek_and_one_key_for_each_purpose() -> None:
+    worker = Worker(FakeDatabase())
+    prepared = worker.provisioning.prepare(ACME, NOW_US)
+    assert worker.database.writes == 0
+    worker.provisioning.provision(NO_TX, ACME, prepared, NOW_US)
+    versions = list(worker.database.state.versions.values())
+    assert {version.purpose for version in versions} == INTERNAL
+    assert len({version.key_id for version in versions}) == 3
+    assert all(version.active and version.enabled and version.version == 1 for version in versions)
+    assert set(worker.database.state.keks) == {(ACME, 1)}
+
+
+def test_two_realms_share_nothing() -> None:
+    worker = an_installation()
+    state = worker.database.state
+    wrapped = [*state.keks.values(), *(row.wrapped for row in state.material.values())]
+    public = [row.public for row in state.material.values() if row.public is not None]
+    assert len(set(wrapped)) == 8
+    assert len(set(public)) == 2
+
+
+def test_nothing_secret_is_stored_beside_the_public_key() -> None:
+    worker = an_installation()
+    for (realm_id, key_id), row in worker.database.state.material.items():
+        signs = worker.database.state.versions[realm_id, key_id].purpose is Purpose.TOKEN_SIGNING
+        assert (row.public is not None) is signs
+        assert row.public is None or b'"d"' not in row.public
+
+
+async def test_the_pepper_of_a_prepared_realm_is_the_one_it_will_have() -> None:
+    worker = Worker(FakeDatabase())
+    prepared = worker.provisioning.prepare(ACME, NOW_US)
+    early = bytes(prepared.pepper().reveal())
+    worker.provisioning.provision(NO_TX, ACME, prepared, NOW_US)
+    worker.database.state.epochs[ACME] = Epoch(b"first", 1)
+    assert (await worker.internal.pepper(ACME)).equals(early)
+
+
+async def test_a_signature_verifies_with_the_published_key() -> None:
+    worker = an_installation()
+    kid = await worker.internal.active_kid(ACME)
+    published = await worker.internal.public_keys(ACME)
+    signature = await worker.internal.sign(ACME, kid, b"data")
+    ES256Verifier(published[kid]).verify(signature, b"data")
+    with pytest.raises(SignatureInvalid):
+        ES256Verifier(published[kid]).verify(signature, b"date")
+
+
+async def test_a_published_key_has_its_thumbprint_for_a_name_and_nothing_private() -> None:
+    worker = an_installation()
+    ((kid, jwk),) = (await worker.internal.public_keys(ACME)).items()
+    assert kid == jwk["kid"] == thumbprint({name: jwk[name] for name in ("kty", "crv", "x", "y")})
+    assert set(jwk) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
+    assert (jwk["use"], jwk["alg"]) == ("sig", "ES256")
+
+
+async def test_another_realms_key_does_not_sign_here() -> None:
+    worker = an_installation()
+    theirs = await worker.internal.active_kid(OTHER)
+    for kid in (theirs, "", "x" * 43):
+        with pytest.raises(Internal):
+            await worker.internal.sign(ACME, kid, b"data")
+
+
+async def test_after_a_rotation_the_new_key_signs_and_the_old_one_is_still_published() -> None:
+    worker = an_installation()
+    old = await worker.internal.active_kid(ACME)
+    add_signing_key(worker)
+    new = await worker.internal.active_kid(ACME)
+    assert new != old
+    published = await worker.internal.public_keys(ACME)
+    assert list(published) == [new, old]
+    ES256Verifier(published[new]).verify(await worker.internal.sign(ACME, new, b"data"), b"data")
+
+
+async def test_a_disabled_signing_key_is_neither_published_nor_used() -> None:
+    worker = an_installation()
+    old = version_of(worker, Purpose.TOKEN_SIGNING)
+    kid = await worker.internal.active_kid(ACME)
+    await worker.internal.sign(ACME, kid, b"warm")
+    add_signing_key(worker)
+    disable(worker, old)
+    assert list(await worker.internal.public_keys(ACME)) == [await worker.internal.active_kid(ACME)]
+    with pytest.raises(Internal):
+        await worker.internal.sign(ACME, kid, b"data")
+
+
+async def test_without_an_enabled_signing_key_nothing_is_signed() -> None:
+    worker = an_installation()
+    await worker.internal.active_kid(ACME)
+    disable(worker, version_of(worker, Purpose.TOKEN_SIGNING))
+    assert await worker.internal.public_keys(ACME) == {}
+    with pytest.raises(Internal):
+        await worker.internal.active_kid(ACME)
+
+
+async def test_a_tag_is_good_for_its_data_in_its_realm() -> None:
+    worker = an_installation()
+    tag = await worker.internal.tag(ACME, b"data")
+    assert len(tag) == 32
+    assert await worker.internal.verify(ACME, b"data", tag)
+    assert await Worker(worker.database).internal.verify(ACME, b"data", tag)
+    for realm_id, data, given in (
+        (OTHER, b"data", tag),
+        (ACME, b"date", tag),
+        (ACME, b"data", tag[:-1]),
+        (ACME, b"data", tag[:-1] + bytes((tag[-1] ^ 1,))),
+        (ACME, b"data", b""),
+        (NOWHERE, b"data", tag),
+    ):
+        assert not await worker.internal.verify(realm_id, data, given)
+
+
+async def test_the_pepper_stays_the_same_and_is_the_realms_own() -> None:
+    worker = an_installation()
+    pepper = bytes((await worker.internal.pepper(ACME)).reveal())
+    assert (await worker.internal.pepper(ACME)).equals(pepper)
+    assert (await Worker(worker.database).internal.pepper(ACME)).equals(pepper)
+    assert not (await worker.internal.pepper(OTHER)).equals(pepper)
+
+
+async def test_an_absent_realm_publishes_nothing_and_cannot_be_used() -> None:
+    worker = an_installation()
+    assert await worker.internal.public_keys(NOWHERE) == {}
+    for call in (
+        worker.internal.active_kid(NOWHERE),
+        worker.internal.sign(NOWHERE, "kid", b""),
+        worker.internal.tag(NOWHERE, b""),
+        worker.internal.pepper(NOWHERE),
+    ):
+        with pytest.raises(Internal):
+            await call
+
+
+async def test_a_realm_that_lost_its_keys_is_our_fault() -> None:
+    worker = Worker(FakeDatabase())
+    worker.database.state.epochs[ACME] = Epoch(b"first", 1)
+    for call in (
+        worker.internal.active_kid(ACME),
+        worker.internal.tag(ACME, b""),
+        worker.internal.pepper(ACME),
+    ):
+        with pytest.raises(Internal):
+            await call
+
+
+def test_the_keyring_knows_whose_it_is() -> None:
+    assert an_installation().keyring.instance_id == INSTANCE

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qimem.errors import Unauthenticated, storage_unavailable
+from qimem.kernel.ids import RealmId
+from qimem.kernel.secret import SecretText
+from qimem.oauth.client_auth import ClientAuthenticator
+from qimem.oauth.models import AuthMethod, ClientRecord
+from tests.unit.oauth.fakes import ACME, APP, OTHER, SECRET, Setting, a_client
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def setting() -> Setting:
+    made = Setting()
+    made.clients.rows[ACME, "spa"] = a_client("spa", secret_digest=None, auth_method=AuthMethod.NONE)
+    made.clients.rows[OTHER, "far"] = a_client("far", OTHER)
+    return made
+
+
+@pytest.fixture
+async def door(setting: Setting) -> ClientAuthenticator:
+    return ClientAuthenticator(setting.database, setting.caches, setting.clients, setting.realms)
+
+
+async def enter(
+    door: ClientAuthenticator, client_id: str = APP, secret: str | None = SECRET, realm: str | None = None
+) -> ClientRecord:
+    return await door.authenticate(client_id, None if secret is None else SecretText(secret), realm)
+
+
+async def refused(door: ClientAuthenticator, *asked: Any) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        await enter(door, *asked)
+    assert (caught.value.code, caught.value.message) == ("invalid_client", "invalid client credentials")
+    assert caught.value.hint is None
+
+
+@pytest.mark.parametrize("realm", [None, "acme"])
+async def test_the_right_secret_enters(
+    setting: Setting, door: ClientAuthenticator, realm: str | None
+) -> None:
+    for _ in range(2):
+        assert await enter(door, realm=realm) == setting.clients.rows[ACME, APP]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [None, "", SECRET[:-1], SECRET + "x", SECRET + " ", SECRET.upper(), "\0", "ä", "\ud800", "x" * 1_000_000],
+)
+async def test_any_other_secret_is_refused(door: ClientAuthenticator, secret: str | None) -> None:
+    await refused(door, APP, secret)
+
+
+async def test_the_digest_of_a_secret_is_not_the_secret(setting: Setting, door: ClientAuthenticator) -> None:
+    stored = setting.clients.rows[ACME, APP].secret_digest
+    assert stored is not None
+    await refused(door, APP, stored.hex())
+    await refused(door, APP, stored.decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "client_id",
+    [
+        "",
+        "unknown",
+        "APP",
+        "app ",
+        "app\0",
+        "x" * 128,
+        "x" * 129,
+        "x" * 1_000_000,
+        "ä",
+        "no client has this digest",
+    ],
+)
+@pytest.mark.parametrize("secret", [SECRET, None, "no client has this digest"])
+async def test_an_unknown_client_is_refused_alike(
+    door: ClientAuthenticator, client_id: str, secret: str | None
+) -> None:
+    await refused(door, client_id, secret)
+
+
+async def test_an_overlong_id_asks_nothing_of_the_database(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    await refused(door, "x" * 129, SECRET)
+    await refused(door, "", SECRET)
+    assert setting.database.reads == 0
+
+
+@pytest.mark.parametrize("realm", ["other", "absent", "", "ACME", "acme ", "system"])
+async def test_another_realm_is_refused(door: ClientAuthenticator, realm: str) -> None:
+    await refused(door, APP, SECRET, realm)
+
+
+async def test_a_client_of_another_realm_enters_there_alone(door: ClientAuthenticator) -> None:
+    assert (await enter(door, "far", realm="other")).realm_id == OTHER
+    await refused(door, "far", SECRET, "acme")
+
+
+async def test_a_public_client_enters_without_a_secret_and_with_none(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    assert await enter(door, "spa", None) == setting.clients.rows[ACME, "spa"]
+    for secret in ("", SECRET, "x"):
+        await refused(door, "spa", secret)
+    await refused(door, "spa", None, "other")
+
+
+@pytest.mark.parametrize("client_id", [APP, "spa"])
+async def test_a_disabled_client_is_out_at_once_and_comes_back(
+    setting: Setting, door: ClientAuthenticator, client_id: str
+) -> None:
+    secret = SECRET if client_id == APP else None
+    await enter(door, client_id, secret)
+    setting.change(setting.clients, (ACME, client_id), enabled=False)
+    await refused(door, client_id, secret)
+    setting.change(setting.clients, (ACME, client_id), enabled=True)
+    await enter(door, client_id, secret)
+
+
+async def test_the_clients_of_a_disabled_realm_are_out_at_once(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    await enter(door)
+    setting.change(setting.realms, ACME, enabled=False)
+    await refused(door)
+    setting.change(setting.realms, ACME, enabled=True)
+    await enter(door)
+
+
+async def test_a_new_secret_counts_at_once(setting: Setting, door: ClientAuthenticator) -> None:
+    await enter(door)
+    setting.change(
+        setting.clients, (ACME, APP), secret_digest=a_client(secret_digest=b"\1" * 32).secret_digest
+    )
+    await refused(door)
+
+
+async def test_a_client_that_is_gone_is_refused(setting: Setting, door: ClientAuthenticator) -> None:
+    await enter(door)
+    del setting.clients.rows[ACME, APP]
+    setting.epochs.bump(None, ACME)  # type: ignore[arg-type]  # it needs no transaction
+    await refused(door)
+
+
+async def test_a_client_that_was_unknown_is_found_once_it_is_there(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    await refused(door, "late", SECRET)
+    setting.clients.rows[ACME, "late"] = a_client("late")
+    assert (await enter(door, "late")).client_id == "late"
+
+
+async def test_a_known_client_costs_no_read(setting: Setting, door: ClientAuthenticator) -> None:
+    await enter(door)
+    before = setting.database.reads
+    await enter(door)
+    assert setting.database.reads == before
+
+
+async def test_nobody_is_let_in_on_memory_alone(setting: Setting, door: ClientAuthenticator) -> None:
+    await enter(door)
+    setting.epochs.failure = storage_unavailable()
+    with pytest.raises(type(storage_unavailable())):
+        await enter(door)
+
+
+async def test_a_realm_that_vanished_takes_its_clients_along(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    await enter(door)
+    del setting.epochs.now[RealmId("acme")]
+    await refused(door)

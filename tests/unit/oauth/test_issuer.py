@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from qimem.errors import Invalid, storage_unavailable
+from qimem.kernel.transaction import Tx
+from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
+from qimem.oauth.models import GrantRecord, GrantType
+from qimem.oauth.refresh_token import make_refresh_token
+from tests.support.oauth import taken_apart
+from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_grant
+
+pytestmark = pytest.mark.anyio
+
+
+class Desk(Setting):
+    """An issuer, and grant types that say what was established."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str | None] = []
+        self.grant = a_grant()
+        self.issuer = Issuer(self.database, self.standing, self.access_tokens, self.keys, self.clock)
+
+    def write(self, tx: Tx, scope: str | None) -> GrantRecord:
+        self.written.append(scope)
+        grant = replace(self.grant, scope=scope)
+        self.grants.insert(tx, grant)
+        return grant
+
+    def for_ada(self, **more: Any) -> Authorization:
+        established = Authorization(
+            grant_type=GrantType.PASSWORD,
+            realm_id=ACME,
+            client_id=APP,
+            user_id=ADA,
+            scope=None,
+            write_grant=self.write,
+        )
+        return replace(established, **more)
+
+    def for_itself(self, **more: Any) -> Authorization:
+        return self.for_ada(
+            **({"grant_type": GrantType.CLIENT_CREDENTIALS, "user_id": None, "write_grant": None} | more)
+        )
+
+    async def refused(self, asked: Authorization, code: str, message: str) -> None:
+        with pytest.raises(Invalid) as caught:
+            await self.issuer.issue(asked)
+        assert (caught.value.code, caught.value.message) == (code, message)
+        assert self.written == []
+        assert self.grants.rows == {}
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk()
+
+
+async def test_a_user_gets_a_pair_of_the_grant_that_was_written(desk: Desk) -> None:
+    answer = await desk.issuer.issue(desk.for_ada())
+    assert (answer.expires_in, answer.token_type, answer.scope) == (900, "Bearer", "read write")
+    assert desk.written == ["read write"]
+    assert answer.refresh_token == await make_refresh_token(desk.keys, ACME, desk.grant.grant_id, 1, APP)
+    claims = taken_apart(answer.access_token)[1]
+    assert (claims["sub"], claims["grant_id"], claims["scope"]) == (
+        str(ADA),
+        str(desk.grant.grant_id),
+        "read write",
+    )
+
+
+async def test_a_client_gets_an_access_token_alone_and_leaves_no_grant(desk: Desk) -> None:
+    answer = await desk.issuer.issue(desk.for_itself())
+    assert answer.refresh_token is None
+    assert desk.grants.rows == {}
+    claims = taken_apart(answer.access_token)[1]
+    assert (claims["sub"], claims["permissions"]) == (APP, ["keys:encrypt"])
+    assert "grant_id" not in claims
+
+
+async def test_a_client_that_cannot_refresh_gets_no_refresh_token(desk: Desk) -> None:
+    desk.change(desk.clients, (ACME, APP), grant_types=("password",))
+    assert (await desk.issuer.issue(desk.for_ada())).refresh_token is None
+
+
+async def test_the_refresh_token_is_of_the_generation_that_stands(desk: Desk) -> None:
+    desk.grant = a_grant(generation=41)
+    answer = await desk.issuer.issue(desk.for_ada())
+    assert answer.refresh_token == await make_refresh_token(desk.keys, ACME, desk.grant.grant_id, 41, APP)
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [(None, "read write"), ("read", "read"), ("write read", "write read"), ("read read write", "read write")],
+)
+async def test_scope_narrows(desk: Desk, asked: str | None, granted: str) -> None:
+    assert (await desk.issuer.issue(desk.for_ada(scope=asked))).scope == granted
+    assert desk.written == [granted]
+    assert (await desk.issuer.issue(desk.for_itself(scope=asked))).scope == granted
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["", " ", "read ", " read", "read  write", "READ", "delete", "read delete", "read\twrite", "*", "\0"],
+)
+@pytest.mark.parametrize("registered", ["read write", None])
+async def test_scope_never_widens(desk: Desk, asked: str, registered: str | None) -> None:
+    desk.change(desk.clients, (ACME, APP), scope=registered)
+    for established in (desk.for_ada(scope=asked), desk.for_itself(scope=asked)):
+        await desk.refused(established, "invalid_scope", "scope exceeds what the client is registered for")
+
+
+async def test_without_a_registered_scope_there_is_none(desk: Desk) -> None:
+    desk.change(desk.clients, (ACME, APP), scope=None)
+    answer = await desk.issuer.issue(desk.for_ada())
+    assert answer.scope is None
+    assert "scope" not in taken_apart(answer.access_token)[1]
+
+
+async def test_the_scope_of_the_grant_counts_once_it_is_written(desk: Desk) -> None:
+    def keeps_its_scope(tx: Tx, scope: str | None) -> GrantRecord:
+        return a_grant(scope="read")
+
+    answer = await desk.issuer.issue(desk.for_ada(write_grant=keeps_its_scope))
+    assert answer.scope == taken_apart(answer.access_token)[1]["scope"] == "read"
+
+
+@pytest.mark.parametrize("grant_type", list(GrantType))
+async def test_a_grant_type_that_the_client_is_not_registered_for_is_refused(
+    desk: Desk, grant_type: GrantType
+) -> None:
+    others = tuple(one for one in GrantType if one != grant_type)
+    desk.change(desk.clients, (ACME, APP), grant_types=others)
+    for established in (desk.for_ada(grant_type=grant_type), desk.for_itself(grant_type=grant_type)):
+        await desk.refused(established, "unauthorized_client", "grant type not allowed")
+
+
+async def test_whoever_is_disabled_gets_nothing(desk: Desk) -> None:
+    for table, key, still in (
+        (desk.users, (ACME, ADA), True),
+        (desk.clients, (ACME, APP), False),
+        (desk.realms, ACME, False),
+    ):
+        desk.change(table, key, enabled=False)
+        await desk.refused(desk.for_ada(), "invalid_grant", "invalid credentials")
+        if still:
+            assert (await desk.issuer.issue(desk.for_itself())).access_token
+        else:
+            await desk.refused(desk.for_itself(), "invalid_grant", "invalid credentials")
+        desk.change(table, key, enabled=True)
+    assert (await desk.issuer.issue(desk.for_ada())).access_token
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"user_id": UUID(int=9)}, {"client_id": "absent"}, {"realm_id": OTHER}, {"realm_id": "absent"}],
+    ids=str,
+)
+async def test_whoever_is_absent_gets_nothing(desk: Desk, wrong: dict[str, Any]) -> None:
+    await desk.refused(desk.for_ada(**wrong), "invalid_grant", "invalid credentials")
+
+
+async def test_standing_is_judged_in_the_transaction_of_the_effect(desk: Desk) -> None:
+    # The user is disabled after the password was judged and before the grant is written.
+    asked = desk.for_ada()
+    desk.change(desk.users, (ACME, ADA), enabled=False)
+    await desk.refused(asked, "invalid_grant", "invalid credentials")
+
+
+async def test_roles_are_those_of_now(desk: Desk) -> None:
+    desk.change(desk.users, (ACME, ADA), roles=("robot",))
+    claims = taken_apart((await desk.issuer.issue(desk.for_ada())).access_token)[1]
+    assert (claims["roles"], claims["permissions"]) == (["robot"], ["keys:encrypt"])
+
+
+@pytest.mark.parametrize(
+    ("left_us", "lasts"),
+    [(86_400_000_000, 900), (900_000_000, 900), (899_999_999, 899), (1_500_000, 1), (1_000_000, 1), (1, 1)],
+)
+async def test_a_token_does_not_outlive_its_grant(desk: Desk, left_us: int, lasts: int) -> None:
+    desk.grant = a_grant(expires_us=desk.clock.now_us() + left_us)
+    answer = await desk.issuer.issue(desk.for_ada())
+    claims = taken_apart(answer.access_token)[1]
+    assert answer.expires_in == claims["exp"] - claims["iat"] == lasts
+
+
+async def test_what_the_grant_type_refuses_is_refused(desk: Desk) -> None:
+    def refuse(tx: Tx, scope: str | None) -> GrantRecord:
+        desk.grants.insert(tx, a_grant())
+        raise invalid_grant("spent")
+
+    await desk.refused(desk.for_ada(write_grant=refuse), "invalid_grant", "spent")
+
+
+async def test_a_grant_that_could_not_be_written_gives_no_token(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: object) -> None:
+        raise storage_unavailable()
+
+    monkeypatch.setattr(desk.database, "write", away)
+    with pytest.raises(type(storage_unavailable())):
+        await desk.issuer.issue(desk.for_ada())

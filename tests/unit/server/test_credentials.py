@@ -1,0 +1,97 @@
+"""The credentials file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qimem.kernel.refusal import Refused
+from qimem.kernel.secret import SecretText
+from qimem.server.credentials import CredentialsFile, shown
+
+
+class Made:
+    realm_id, client_id, client_secret = "system", "c", SecretText("qcs_x")
+    username, password = "admin", SecretText("pw")
+    data_dir, root_key_file, external_url = "data", "data.root.key", None
+
+
+def test_it_is_named_after_the_data_directory(tmp_path: Path) -> None:
+    assert CredentialsFile.beside(Path("data/")).path == Path("data.credentials.json")
+    assert CredentialsFile.beside(tmp_path / "data").path == Path(f"{tmp_path}/data.credentials.json")
+
+
+def test_what_is_written_is_private_and_read_back(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.reserve()
+    file.write(shown(Made(), "http://127.0.0.1:1"))
+    assert file.path.stat().st_mode & 0o777 == 0o600
+    content = file.read()
+    assert list(content) == [
+        "realm_id", "client_id", "client_secret", "username", "password", "data_dir", "root_key_file", "external_url",
+    ]  # fmt: skip
+    assert content["external_url"] == "http://127.0.0.1:1"
+
+
+def test_a_chosen_password_is_not_shown() -> None:
+    made = Made()
+    made.password = None
+    assert "password" not in shown(made, None)
+
+
+def test_a_configured_url_wins_over_the_address() -> None:
+    made = Made()
+    made.external_url = "https://id.example"
+    assert shown(made, "http://127.0.0.1:1")["external_url"] == "https://id.example"
+
+
+def test_existing_credentials_are_never_overwritten(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.path.write_text("{}")
+    with pytest.raises(Refused, match="exists"):
+        file.reserve()
+    assert file.path.read_text() == "{}"
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refused):
+        file.reserve()
+    with pytest.raises(Refused):
+        file.read()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_name_reserved_by_a_crashed_start_is_taken_over(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.reserve()
+    file.reserve()
+    file.abandon()
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
+def test_a_file_open_to_others_is_not_used(tmp_path: Path, mode: int) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.path.write_text("{}")
+    file.path.chmod(mode)
+    with pytest.raises(Refused, match="open to others") as caught:
+        file.read()
+    assert caught.value.hint == f"chmod 600 {file.path}"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '"x"'])
+def test_something_else_is_not_used(tmp_path: Path, content: str) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.path.write_text(content)
+    file.path.chmod(0o600)
+    with pytest.raises(Refused, match="holds no credentials"):
+        file.read()
+
+
+def test_a_missing_file_names_the_flag(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        CredentialsFile(tmp_path / "none").read()
+    assert "--credentials" in caught.value.hint

@@ -1,0 +1,78 @@
+"""Hardening, seen from outside the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import eventually
+
+WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
+HARDENED = "from qimem.server.hardening import harden; harden(); " + WAIT
+
+
+def spawn(code: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.communicate("")
+
+
+@pytest.mark.parametrize(("code", "owner"), [(HARDENED, 0), (WAIT, None)])
+def test_a_hardened_process_belongs_to_root_in_proc(code: str, owner: int | None) -> None:
+    # proc(5): the entries of a process that may not be dumped belong to root, so its own user gets EPERM.
+    # A change of user makes a process undumpable too; that is taken back, so that only harden() counts.
+    user = 65534 if os.geteuid() == 0 else os.geteuid()
+    become = (
+        "import ctypes, os; import qimem.server.hardening; "
+        f"os.setuid({user}); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "
+    )
+    process = spawn(become + code)
+    try:
+        expected = user if owner is None else owner
+        assert Path(f"/proc/{process.pid}/mem").lstat().st_uid == expected
+    finally:
+        end(process)
+
+
+def test_no_core_files_and_private_files() -> None:
+    process = spawn(HARDENED)
+    try:
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        assert "Max core file size        0                    0 " in limits
+        assert "Umask:\t0077" in Path(f"/proc/{process.pid}/status").read_text()
+    finally:
+        end(process)
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    child = (
+        "import os; from qimem.server.hardening import die_with; die_with(os.getppid()); "
+        "print(os.getpid(), flush=True); import time; time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    pid = int(parent.stdout.readline())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.communicate()
+    eventually(
+        lambda: not Path(f"/proc/{pid}").exists() or "zombie" in Path(f"/proc/{pid}/status").read_text()
+    )
+
+
+def test_an_orphan_does_not_begin() -> None:
+    code = "from qimem.server.hardening import die_with; die_with(1 << 21); print('began')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")

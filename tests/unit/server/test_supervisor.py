@@ -1,0 +1,182 @@
+"""The supervisor, with real processes around the smallest application."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.processes import eventually, get
+
+KEY = hashlib.sha256(b"a root key for these tests").digest()
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Tiny:
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    @property
+    def workers(self) -> set[int]:
+        return {child.pid for child in psutil.Process(self.process.pid).children()}
+
+    def answering(self) -> dict[str, object]:
+        return json.loads(get(self.url))
+
+    def serving(self) -> set[int]:
+        """Which workers answer, asked often enough for the kernel to have tried each."""
+        return {int(self.answering()["pid"]) for _ in range(40)}
+
+
+@contextmanager
+def tiny(
+    tmp_path: Path, workers: int = 2, silence: float = 10, origin: str = "https://a.example"
+) -> Iterator[Tiny]:
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.tiny_server", str(workers), str(silence), origin],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT,
+            env=os.environ | {"QIMEM_X": "1", "DATABASE_URL": "postgresql://u:hunter2@h/d"},
+        )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(KEY.hex())
+    process.stdin.close()
+    line = process.stdout.readline()
+    server = Tiny(process, line.removeprefix("ready ").strip(), log)
+    try:
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        process.stdout.close()
+
+
+def test_ready_is_said_when_every_worker_serves(tmp_path: Path) -> None:
+    with tiny(tmp_path, workers=3) as server:
+        assert server.serving() == server.workers
+        assert len(server.workers) == 3
+
+
+def test_workers_are_told_key_and_address_through_the_pipe_alone(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server:
+        told = server.answering()
+        assert told["key"] == hashlib.sha256(KEY).hexdigest()
+        assert told["address"] == server.url
+        for pid in (server.process.pid, *server.workers):
+            for place in ("environ", "cmdline"):
+                content = Path(f"/proc/{pid}/{place}").read_bytes()
+                for spelling in (KEY, KEY.hex().encode(), KEY.hex().upper().encode()):
+                    assert spelling not in content
+        for pid in server.workers:
+            assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server:
+        before = server.workers
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: len(server.workers - {victim}) == 2)
+        eventually(lambda: len(server.serving()) == 2)
+        assert victim not in server.workers
+        assert "worker died" in server.log.read_text()
+
+
+@pytest.mark.parametrize("how", ["stopped", "blocked loop"])
+def test_a_hung_worker_is_killed_and_replaced(tmp_path: Path, how: str) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(tiny(tmp_path, silence=2.5))
+        before = server.workers
+        stuck: Callable[[], set[int]]
+        if how == "stopped":
+            victim = min(before)
+            os.kill(victim, signal.SIGSTOP)
+            stuck = lambda: {victim} & server.workers  # noqa: E731
+        else:
+            host, port = server.url.removeprefix("http://").split(":")
+            connection = stack.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+            stuck = lambda: set() if len(server.workers - before) == 1 else before  # noqa: E731
+        eventually(lambda: not stuck(), seconds=15)
+        eventually(lambda: len(server.serving()) == 2)
+        assert "worker hangs" in server.log.read_text()
+
+
+def test_a_worker_that_only_works_is_left_alone(tmp_path: Path) -> None:
+    with tiny(tmp_path, silence=2.5) as server:
+        before = server.workers
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            server.answering()
+        assert server.workers == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_with_zero(tmp_path: Path, number: signal.Signals) -> None:
+    with tiny(tmp_path) as server:
+        workers = server.workers
+        # Ctrl-C goes to every process of the terminal, not to the supervisor alone.
+        for pid in workers if number is signal.SIGINT else ():
+            os.kill(pid, number)
+        server.process.send_signal(number)
+        assert server.process.wait(10) == 0
+        assert not any(psutil.pid_exists(pid) for pid in workers)
+        assert server.log.read_text().count("closed") == 2
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_worker_that_cannot_drain_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server:
+        os.kill(min(server.workers), signal.SIGSTOP)
+        started = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(11) == 0
+        assert time.monotonic() - started < 10
+
+
+def test_workers_die_with_a_killed_supervisor(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server:
+        workers = server.workers
+        server.process.kill()
+        server.process.wait()
+        eventually(lambda: not any(psutil.pid_exists(pid) for pid in workers), seconds=5)
+
+
+def test_what_a_worker_refuses_at_the_first_start_the_server_refuses(tmp_path: Path) -> None:
+    with tiny(tmp_path, origin="https://refuse.example") as server:
+        assert server.url == ""
+        assert server.process.wait(10) == 1
+        assert "Refused: not like this" in server.log.read_text()
+
+
+def test_the_shared_port_is_closed_to_a_second_server(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server, socket.socket() as second:
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        host, port = server.url.removeprefix("http://").split(":")
+        with pytest.raises(OSError, match="in use"):
+            second.bind((host, int(port)))
+
+
+def test_every_process_is_closed_to_others(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server:
+        for pid in (server.process.pid, *server.workers):
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert "Max core file size        0                    0 " in limits
+            assert "Umask:\t0077" in Path(f"/proc/{pid}/status").read_text()
