@@ -10,10 +10,12 @@ from uuid import UUID
 from qimem.authz.permissions import Permission
 from qimem.crypto.algorithms import Algorithm, parse_algorithm
 from qimem.crypto.envelope import decode_base64
-from qimem.errors import Invalid, InvalidFields, QimemError
+from qimem.crypto.wrap import UnwrapFailed
+from qimem.errors import Internal, Invalid, InvalidFields, QimemError
 from qimem.kernel.limits import BATCH_ITEMS_MAX, DECRYPT_BODY_BYTES_MAX
 from qimem.kms.cipher import Opened, Sealed
 from qimem.kms.models import KeyRef, key_not_found
+from qimem.observability.logging import report_unexpected
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.errors import item_error
 from qimem.web.kit.pages import next_cursor, page_limit, position
@@ -91,6 +93,8 @@ async def encrypt(call: Call[EncryptRequest, None]) -> Encrypted | EncryptedItem
             results.append(await _encrypt_one(call, item, _key(item) or outer or _required_key(item)))
         except QimemError as error:
             results.append(item_error(error))
+        except UnwrapFailed as error:
+            results.append(_damaged(call.context.request_id, error))
     return EncryptedItems(items=results)
 
 
@@ -109,6 +113,8 @@ async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedByte
             )
         except QimemError as error:
             results.append(item_error(error))
+        except UnwrapFailed as error:
+            results.append(_damaged(call.context.request_id, error))
     return DecryptedItems(items=results)
 
 
@@ -134,6 +140,12 @@ async def _decrypt_one(
     except UnicodeDecodeError:
         raise Invalid("plaintext is not UTF-8", code="not_text", hint='"encoding":"base64"') from None
     return Decrypted(plaintext=plaintext, key_id=version.key_id, version=version.version)
+
+
+def _damaged(request_id: str, error: UnwrapFailed) -> ErrorBody:
+    # One damaged row must not take the rest of a batch along.
+    report_unexpected(request_id, error)
+    return item_error(Internal())
 
 
 def _plaintext(item: EncryptItem) -> bytes:
