@@ -158,7 +158,7 @@ def test_an_aborted_worker_leaves_no_core(tmp_path: Path) -> None:
     with careless_surroundings(tmp_path / "cwd"):
         server.start()
     os.kill(family(server)[-1], signal.SIGABRT)
-    eventually(lambda: '"exit_code": -6' in server.log.read_text())
+    eventually(lambda: '"exit_code": -6' in server.log.read_text(), seconds=30)
     assert server.stop() == 0
     assert not list((tmp_path / "cwd").iterdir())
     assert not list(tmp_path.rglob("core*"))
