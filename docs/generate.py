@@ -303,7 +303,7 @@ def permissions() -> str:
         "## An application's own permissions",
         "",
         "A name that the platform does not define, 1 to 128 printable ASCII characters without `*`,",
-        "is the application's own: carried in tokens, never asked for here.",
+        "is the application's own: carried in tokens, never asked for here. Whoever holds `roles:create` may give it.",
     ]
     introduction = (
         "A role lists permissions `resource:action`. Platform permissions are granted only by who holds them."

@@ -288,9 +288,16 @@ def test_a_client_is_given_nothing_that_its_maker_lacks(each_world: World, lacki
 
 
 def test_a_client_is_given_what_its_maker_holds(world: World) -> None:
-    person = world.person("clients:create", "keys:encrypt")
+    person = world.person("clients:create", "keys:encrypt", "roles:create")
     role = world.role(person.realm_id, ["keys:encrypt", "clients:create", "orders:approve"])
     assert ok(person.post(PATH, {"redirect_uris": [], "roles": [role]}))["roles"] == [role]
+
+
+def test_what_an_application_trusts_is_given_with_the_right_to_make_roles_alone(world: World) -> None:
+    person = world.person("clients:create", "orders:approve")
+    role = world.role(person.realm_id, ["orders:approve"])
+    answer = refused(person.post(PATH, {"redirect_uris": [], "roles": [role]}), 403, "permission_denied")
+    assert answer["permission"] == "roles:create"
 
 
 def test_nobody_but_an_operator_makes_a_client_an_operator(world: World) -> None:

@@ -97,6 +97,15 @@ def test_a_name_of_256_characters_is_kept(world: World) -> None:
     assert ok(world.operator.post(PATH, json=body))["name"] == "名" * 256
 
 
+def test_realms_are_made_from_realm_system_alone(world: World) -> None:
+    asked = {"id": world.fresh("realm"), "name": "never"}
+    tenant = world.person("realms:create", "roles:create")
+    answer = refused(tenant.post(PATH, asked), 403, "permission_denied")
+    assert (answer["error"], answer["permission"]) == ("permission denied: realms:create", "realms:create")
+    delegate = world.person("realms:create", realm_id="system")
+    assert ok(delegate.post(PATH, asked))["id"] == asked["id"]
+
+
 def test_a_name_with_a_null_character_is_refused_on_every_database(each_world: World) -> None:
     body = {"id": each_world.fresh("realm"), "name": "a\u0000b"}
     assert "/name" in refused(each_world.operator.post(PATH, json=body), 400, "invalid_field")["fields"]

@@ -30,7 +30,7 @@ from qimem import bootstrap
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.crypto.passwords import TESTING
 from qimem.crypto.randomness import new_uuid
-from qimem.errors import QimemError
+from qimem.errors import Invalid, Unauthenticated
 from qimem.identity.models import UserRecord
 from qimem.kernel.clock import MICROSECONDS, ManualClock
 from qimem.kernel.context import Actor
@@ -117,7 +117,7 @@ class Side:
         """What comes, or code and text of the refusal."""
         try:
             return self.run(asked)
-        except QimemError as error:
+        except (Invalid, Unauthenticated) as error:
             return (error.code, error.message)
 
     def row(self, refresh_token: str) -> GrantRecord:

@@ -56,25 +56,29 @@ def visible_lineages(ctx: RequestContext, permission: Permission) -> frozenset[U
 def require_grantable(actor: Actor, names: Iterable[str]) -> None:
     """Refuse unless the actor holds every platform permission that it is about to give away.
 
-    Application permissions are free to grant. `realm:*` can be given by who holds it or by an
-    operator, `*` only by an operator.
+    An application's own permissions can be given by who holds `roles:create`: the application trusts
+    them, whoever they reach and by whatever path. `realm:*` can be given by who holds it or by an operator,
+    `*` only by an operator.
 
     Raises:
         Forbidden: names the first permission that is lacking.
     """
-    held = actor.permissions
-    for name in names:
-        if not _may_give(held, name):
-            raise Forbidden(name, hint="a permission can be granted only by who holds it")
+    lacking = [found for name in names if (found := _lacking(actor.permissions, name)) is not None]
+    if lacking:
+        # The platform's own first: it is what most callers are missing.
+        lacking.sort(key=lambda name: name == Permission.ROLES_CREATE)
+        raise Forbidden(lacking[0], hint="a permission can be granted only by who holds it")
 
 
-def _may_give(held: PermissionSet, name: str) -> bool:
+def _lacking(held: PermissionSet, name: str) -> str | None:
+    """What must be held to give this name away, and is not; None when it may be given."""
     if held.operator:
-        return True
+        return None
     if name in {EVERYTHING, EVERYTHING_IN_REALM}:
-        return name in held.names
+        return None if name in held.names else name
     parts = split(name)
     if parts is None:
-        return True
+        return None if Permission.ROLES_CREATE in held.everywhere else Permission.ROLES_CREATE
     base, lineage = parts
-    return base in held.everywhere or (lineage is not None and lineage in held.scoped.get(base, frozenset()))
+    scoped = lineage is not None and lineage in held.scoped.get(base, frozenset())
+    return None if base in held.everywhere or scoped else name

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
-from qimem.errors import Conflict, InvalidFields
+from qimem.errors import Conflict, Forbidden, InvalidFields
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.context import RequestContext
-from qimem.kernel.ids import RealmId, display_name_fault, is_realm_id
+from qimem.kernel.ids import SYSTEM_REALM, RealmId, display_name_fault, is_realm_id
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.realms.models import RealmRecord
@@ -43,11 +43,14 @@ class RealmService:
         """Make a realm; an existing one is never overwritten.
 
         Raises:
-            Forbidden: without `realms:create`.
+            Forbidden: without `realms:create` in realm `system`.
             InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, or name empty or longer than 256.
             Conflict: `already_exists`.
         """
         require_everywhere(ctx, Permission.REALMS_CREATE)
+        if ctx.actor.realm_id != SYSTEM_REALM:
+            # Realm ids are one name space for all tenants and never given twice.
+            raise Forbidden(Permission.REALMS_CREATE)
         insert = self.creation(realm_id, name)
         return await self._work.run(ctx, insert, Realm, object_id=lambda realm: realm.id)
 

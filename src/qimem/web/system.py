@@ -79,7 +79,6 @@ def documented(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
             name="system.openapi",
             handler=openapi,
             response=dict,
-            cacheable=True,
             summary="This API as an OpenAPI 3.1 document",
         ),
         Endpoint(
@@ -88,7 +87,6 @@ def documented(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
             name="system.docs",
             handler=docs,
             response=str,
-            cacheable=True,
             summary="This API as a page to read",
         ),
     )

@@ -94,7 +94,12 @@ def test_a_list_shows_what_may_be_used(names: tuple[str, ...], seen: set[UUID] |
 
 LATTICE = [
     # held, given, first that is lacking
-    ((), ("orders:approve", "x"), None),
+    ((), ("orders:approve", "x"), "roles:create"),
+    (("users:create",), ("x",), "roles:create"),
+    (("x",), ("x",), "roles:create"),
+    (("clients:create", "users:create"), ("x",), "roles:create"),
+    (("roles:create",), ("orders:approve", "x"), None),
+    (("realm:*",), ("x",), None),
     ((), ("keys:encrypt",), "keys:encrypt"),
     ((), ("x", "keys:encrypt", "keys:decrypt"), "keys:encrypt"),
     (("roles:create",), ("roles:create", "users:create"), "users:create"),

@@ -97,7 +97,10 @@ async def test_a_role_for_a_realm_that_is_gone_is_not_made(setting: Setting) -> 
 
 
 def given(
-    setting: Setting, *names: str, by: tuple[str, ...] = ("keys:read",), realm_id: RealmId = ACME
+    setting: Setting,
+    *names: str,
+    by: tuple[str, ...] = ("keys:read", "roles:create"),
+    realm_id: RealmId = ACME,
 ) -> tuple[str, ...]:
     return RoleAssignment(setting.roles).check(NO_TX, an_actor(*by), realm_id, names)
 

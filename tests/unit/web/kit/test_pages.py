@@ -91,5 +91,10 @@ def test_any_text_is_a_position_or_a_refusal(cursor: str) -> None:
     assert type(found[0]) is int
 
 
+def test_a_cursor_longer_than_any_of_ours_is_refused() -> None:
+    text = f'[1,{" " * CURSOR_CHARS_MAX}"{SOME}"]'
+    refused(base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode())
+
+
 def test_brackets_without_end_are_refused() -> None:
     refused(base64.urlsafe_b64encode(b"[" * 380).decode().rstrip("="))

@@ -235,6 +235,19 @@ async def test_an_unfinished_line_is_refused_at_twice_the_limit_of_headers() -> 
     assert (await connection.receive(b"x")).startswith(b"HTTP/1.1 431 ")
 
 
+async def test_a_body_that_nobody_reads_and_nobody_answered_is_refused_in_the_end() -> None:
+    connection = Connection()
+    connection.hold = asyncio.Event()
+    await connection.receive(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    piece = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+    for _ in range(10):
+        assert await connection.receive(piece) == b""
+    written = await connection.receive(piece)
+    assert written.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"payload_too_large"' in written
+    assert (connection.transport.ended, connection.transport.closed) == (True, False)
+
+
 async def test_a_chunk_extension_is_refused_when_it_outweighs_the_body() -> None:
     connection = Connection()
     connection.hold = asyncio.Event()
