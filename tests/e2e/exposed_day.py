@@ -282,7 +282,11 @@ class Day:
         login = {"client_id": client["client_id"], "client_secret": client["client_secret"], "realm_id": hurt,
                  "username": "bob", "password": user["password"]}  # fmt: skip
         self.execute(
-            "UPDATE kms_version SET wrapped = ? WHERE realm_id = ? AND public IS NOT NULL", wrapped, hurt
+            "UPDATE kms_version SET wrapped = ? WHERE realm_id = ? AND lineage_id IN (SELECT lineage_id "
+            "FROM kms_key WHERE realm_id = ? AND purpose = 'token-signing')",
+            wrapped,
+            hurt,
+            hurt,
         )
         self._refused(500, "/v1/auth/token", login, self.nobody)
         self.execute("UPDATE credential SET data = ? WHERE realm_id = ?", "no such hash", hurt)

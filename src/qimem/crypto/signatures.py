@@ -22,13 +22,10 @@ class SignatureInvalid(Exception):
     """The signature is not of this key over this data."""
 
 
-def generate_es256() -> tuple[SecretBytes, dict[str, str]]:
-    """A new key: its 32-byte private scalar, and its public half as a bare JWK (kty, crv, x, y)."""
+def generate_es256() -> SecretBytes:
+    """The 32-byte private scalar of a new key."""
     private = ec.generate_private_key(ec.SECP256R1())
-    numbers = private.private_numbers()
-    public = numbers.public_numbers
-    jwk = {"kty": "EC", "crv": "P-256", "x": _text(public.x), "y": _text(public.y)}
-    return SecretBytes(numbers.private_value.to_bytes(_SCALAR_BYTES)), jwk
+    return SecretBytes(private.private_numbers().private_value.to_bytes(_SCALAR_BYTES))
 
 
 class ES256Signer:
@@ -38,6 +35,11 @@ class ES256Signer:
 
     def __init__(self, scalar: SecretBytes) -> None:
         self._key = ec.derive_private_key(int.from_bytes(scalar.reveal()), ec.SECP256R1())
+
+    def public_jwk(self) -> dict[str, str]:
+        """The public half as a bare JWK: kty, crv, x, y."""
+        public = self._key.public_key().public_numbers()
+        return {"kty": "EC", "crv": "P-256", "x": _text(public.x), "y": _text(public.y)}
 
     def sign(self, data: bytes) -> bytes:
         """64-byte signature r‖s."""

@@ -71,7 +71,8 @@ class RealmKek:
             instance_id=self.instance_id.bytes,
             table="kms_version",
             realm_id=self.realm_id,
-            object_id=version.key_id.bytes,
+            # With its lineage: an old version must not be made the successor in another one.
+            object_id=version.key_id.bytes + version.lineage_id.bytes,
             version=version.version,
             # The algorithm is bound too: material of one cipher never serves as another's.
             purpose=f"{version.purpose}/{version.algorithm}",

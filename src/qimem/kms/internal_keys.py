@@ -6,8 +6,9 @@ them out of encrypt, decrypt and the list of keys.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.jose import thumbprint
@@ -24,7 +25,12 @@ from qimem.kms.keyring import Keyring
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
 from qimem.kms.ports import KeyStore
 
-_SYMMETRIC = (Purpose.REFRESH_MAC, Purpose.PASSWORD_PEPPER)
+_INTERNAL: Final[dict[Purpose, tuple[Algorithm, Callable[[], SecretBytes]]]] = {
+    Purpose.TOKEN_SIGNING: (Algorithm.ES256, generate_es256),
+    Purpose.REFRESH_MAC: (Algorithm.HMAC_SHA256, random_key),
+    Purpose.PASSWORD_PEPPER: (Algorithm.HMAC_SHA256, random_key),
+}
+"""What every realm has, and how its material is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +57,10 @@ class RealmKeyProvisioning:
     def prepare(self, realm_id: RealmId, now_us: int) -> PreparedRealm:
         """Make the keys outside the transaction that will hold them."""
         kek = RealmKek(self._keyring.instance_id, realm_id, 1, random_key())
-        keys = [_signing_key(kek, now_us)]
-        for purpose in _SYMMETRIC:
-            version = _first_version(realm_id, purpose, Algorithm.HMAC_SHA256, now_us)
-            material = random_key()
+        keys = []
+        for purpose, (algorithm, generate) in _INTERNAL.items():
+            version = _first_version(realm_id, purpose, algorithm, now_us)
+            material = generate()
             keys.append((version, WrappedMaterial(kek.wrap_material(version, material), kek.version)))
             material.wipe()
         return PreparedRealm(kek, self._keyring.wrap_kek(kek), tuple(keys))
@@ -131,20 +137,13 @@ class InternalKeys:
             found = {}
             for version in await self._versions(cache, Purpose.TOKEN_SIGNING):
                 if version.enabled:
-                    jwk = await self._public(cache, version)
-                    found[jwk["kid"]] = (version, jwk)
+                    # Made from the wrapped private key and not stored: a public key that stands in the
+                    # database could be replaced there by one whose private half somebody else has.
+                    public = (await self._keyring.handle(version, ES256Signer)).public_jwk()
+                    kid = thumbprint(public)
+                    found[kid] = (version, {**public, "kid": kid, "use": "sig", "alg": "ES256"})
             cache.keep("signing-keys", None, found)
         return found
-
-    async def _public(self, cache: RealmCache, version: KeyVersion) -> dict[str, str]:
-        realm_id = cache.realm_id
-        stored = await cache.get(
-            "public", version.key_id, lambda tx: self._store.material(tx, realm_id, version.key_id)
-        )
-        if stored is None or stored.public is None:
-            raise Internal
-        jwk: dict[str, str] = json.loads(stored.public)
-        return jwk
 
     async def _versions(self, cache: RealmCache, purpose: Purpose) -> list[KeyVersion]:
         realm_id = cache.realm_id
@@ -180,14 +179,3 @@ def _first_version(realm_id: RealmId, purpose: Purpose, algorithm: Algorithm, no
         name=None,
         created_us=now_us,
     )
-
-
-def _signing_key(kek: RealmKek, now_us: int) -> tuple[KeyVersion, WrappedMaterial]:
-    version = _first_version(kek.realm_id, Purpose.TOKEN_SIGNING, Algorithm.ES256, now_us)
-    private, public = generate_es256()
-    jwk = {**public, "kid": thumbprint(public), "use": "sig", "alg": "ES256"}
-    material = WrappedMaterial(
-        kek.wrap_material(version, private), kek.version, json.dumps(jwk, separators=(",", ":")).encode()
-    )
-    private.wipe()
-    return version, material

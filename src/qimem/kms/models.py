@@ -49,15 +49,10 @@ class KeyVersion:
 
 @dataclass(frozen=True, slots=True)
 class WrappedMaterial:
-    """Material as it is stored: wrapped by one version of the realm's key-encryption key.
-
-    Args:
-        public: For asymmetric keys, the public JWK as JSON bytes.
-    """
+    """Material as it is stored: wrapped by one version of the realm's key-encryption key."""
 
     wrapped: bytes
     kek_version: int
-    public: bytes | None = None
 
 
 class KeyRef(NamedTuple):

@@ -43,7 +43,7 @@ async def active(database: OpenDatabase, lineage_id: UUID, realm_id: RealmId = A
 
 async def test_a_key_comes_back_as_it_was_added(realms: OpenDatabase) -> None:
     key = a_key(1, name="payroll")
-    material = WrappedMaterial(b"\x00wrapped\xff", 1, b'{"kty":"EC"}')
+    material = WrappedMaterial(b"\x00wrapped\xff", 1)
     assert await realms.write(lambda tx: KEYS.insert_key(tx, key, material))
     assert await realms.read(lambda tx: KEYS.find_version(tx, ACME, uid(1), Purpose.ENCRYPTION)) == key
     assert await realms.read(lambda tx: KEYS.material(tx, ACME, uid(1))) == material

@@ -18,7 +18,7 @@ KEY = b"0123456789abcdef0123456789ABCDEF"
 
 
 def holders() -> list[object]:
-    scalar, _ = generate_es256()
+    scalar = generate_es256()
     return [SecretBytes(KEY), Aead(Algorithm.AES256_GCM, SecretBytes(KEY)), scalar, ES256Signer(scalar)]
 
 

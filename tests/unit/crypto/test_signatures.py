@@ -5,8 +5,10 @@ import pytest
 from qimem.crypto.signatures import ES256Signer, ES256Verifier, SignatureInvalid, generate_es256
 from qimem.kernel.secret import SecretBytes
 
-SCALAR, JWK = generate_es256()
-SIGNER, VERIFIER = ES256Signer(SCALAR), ES256Verifier(JWK)
+SCALAR = generate_es256()
+SIGNER = ES256Signer(SCALAR)
+JWK = SIGNER.public_jwk()
+VERIFIER = ES256Verifier(JWK)
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -15,7 +17,7 @@ def test_a_new_key_is_a_secret_scalar_and_a_public_jwk():
     assert len(SCALAR) == 32
     assert JWK.keys() == {"kty", "crv", "x", "y"}
     assert (JWK["kty"], JWK["crv"], len(JWK["x"]), len(JWK["y"])) == ("EC", "P-256", 43, 43)
-    assert generate_es256()[1] != JWK
+    assert ES256Signer(generate_es256()).public_jwk() != JWK
 
 
 def test_a_signature_has_64_bytes_and_verifies():
@@ -34,10 +36,10 @@ def test_leading_zeros_of_r_and_s_are_kept():
 
 
 def test_the_signer_still_works_after_the_scalar_was_wiped():
-    scalar, jwk = generate_es256()
+    scalar = generate_es256()
     signer = ES256Signer(scalar)
     scalar.wipe()
-    ES256Verifier(jwk).verify(signer.sign(b"data"), b"data")
+    ES256Verifier(signer.public_jwk()).verify(signer.sign(b"data"), b"data")
 
 
 def refuse(signature: bytes, data: bytes = b"data", verifier: ES256Verifier = VERIFIER) -> None:
@@ -49,7 +51,7 @@ def test_other_data_and_another_key_are_refused():
     signature = SIGNER.sign(b"data")
     refuse(signature, b"Data")
     refuse(signature, b"")
-    refuse(signature, verifier=ES256Verifier(generate_es256()[1]))
+    refuse(signature, verifier=ES256Verifier(ES256Signer(generate_es256()).public_jwk()))
 
 
 def test_every_length_other_than_64_is_refused():

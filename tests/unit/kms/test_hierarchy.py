@@ -36,6 +36,7 @@ def test_wrapping_shows_nothing_and_never_repeats_itself() -> None:
 
 MOVED_VERSION = {
     "key id": replace(VERSION, key_id=UUID(int=2)),
+    "lineage": replace(VERSION, lineage_id=UUID(int=3)),
     "version": replace(VERSION, version=2),
     "purpose": replace(VERSION, purpose=Purpose.REFRESH_MAC),
     "algorithm": replace(VERSION, algorithm=Algorithm.CHACHA20_POLY1305),

@@ -157,9 +157,10 @@ class FakeKeys:
 
     def rotate(self, realm_id: RealmId) -> str:
         """A new active key; the old ones stay published."""
-        private, jwk = generate_es256()
+        signer = ES256Signer(generate_es256())
+        jwk = signer.public_jwk()
         kid = thumbprint(jwk)
-        self._signers[realm_id, kid] = ES256Signer(private)
+        self._signers[realm_id, kid] = signer
         self.published.setdefault(realm_id, {})[kid] = jwk
         self.active[realm_id] = kid
         return kid

@@ -66,7 +66,7 @@ _LIST = sql(
 )
 _LIST_ONE = sql(_LISTED.where(kms_version.c.lineage_id == sa.bindparam("lineage_id")))
 _MATERIAL = sql(
-    sa.select(kms_version.c.wrapped, kms_version.c.kek_version, kms_version.c.public).where(
+    sa.select(kms_version.c.wrapped, kms_version.c.kek_version).where(
         kms_version.c.realm_id == _REALM, kms_version.c.key_id == sa.bindparam("key_id")
     )
 )
@@ -225,9 +225,7 @@ class KeyRepository:
     def material(self, tx: Tx, realm_id: RealmId, key_id: UUID) -> WrappedMaterial | None:
         """The wrapped material of one version."""
         row = tx.one(_MATERIAL, realm_id=realm_id, key_id=key_id)
-        if row is None:
-            return None
-        return WrappedMaterial(bytes(row[0]), row[1], None if row[2] is None else bytes(row[2]))
+        return None if row is None else WrappedMaterial(bytes(row[0]), row[1])
 
     def set_enabled(
         self,
@@ -269,7 +267,6 @@ class KeyRepository:
             enabled=version.enabled,
             wrapped=material.wrapped,
             kek_version=material.kek_version,
-            public=material.public,
             messages_leased=0,
             created_us=version.created_us,
         )

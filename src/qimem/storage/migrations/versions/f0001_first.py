@@ -78,7 +78,14 @@ def _keys() -> None:
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["realm_id"], ["realm.realm_id"], name="fk_kms_key_realm_id"),
         sa.PrimaryKeyConstraint("realm_id", "lineage_id", name="pk_kms_key"),
-        sa.UniqueConstraint("realm_id", "name", name="uq_kms_key_realm_id_name"),
+    )
+    op.create_index(
+        "uq_kms_key_name",
+        "kms_key",
+        ["realm_id", "name"],
+        unique=True,
+        sqlite_where=sa.text("name IS NOT NULL"),
+        postgresql_where=sa.text("name IS NOT NULL"),
     )
     op.create_index(
         "ix_kms_key_realm_id_purpose_created_us_lineage_id",
@@ -96,7 +103,6 @@ def _keys() -> None:
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("wrapped", sa.LargeBinary(), nullable=False),
         sa.Column("kek_version", sa.Integer(), nullable=False),
-        sa.Column("public", sa.LargeBinary()),
         sa.Column("messages_leased", sa.BigInteger(), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
