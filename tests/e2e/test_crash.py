@@ -287,6 +287,9 @@ def cycles(server: Server, count: int, *, until_found: bool = False) -> list[str
         ]
         with under_load(customers):
             time.sleep(pick.uniform(0.05, 1.5))
+            patience = time.monotonic() + 10
+            while sum(len(customer.ledger) for customer in customers) <= 10 and time.monotonic() < patience:
+                time.sleep(0.01)
             kill(server, pick)
             killed = time.monotonic()
         server.start(address)

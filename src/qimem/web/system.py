@@ -21,8 +21,7 @@ async def health(call: Call[None, None]) -> Status:  # noqa: ARG001 - answers wh
 async def ready(call: Call[None, None]) -> Status | RawAnswer:
     """Whether this process can serve: storage, schema and root key."""
     try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            failing = await call.services.readiness()
+        failing = await asyncio.wait_for(call.services.readiness(), _CHECK_SECONDS)
     except TimeoutError:
         failing = {"storage": "no answer in time"}
     if failing:

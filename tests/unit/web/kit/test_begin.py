@@ -1,0 +1,73 @@
+"""A request runs at once up to its first wait; what is left of it runs like any other task."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.unit.web.kit.fakes import Connection, settle
+
+pytestmark = pytest.mark.anyio
+
+GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
+CLOSE = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+async def test_a_request_that_does_not_wait_is_answered_within_its_read() -> None:
+    connection = Connection()
+    connection.protocol.data_received(GET % b"1")
+    assert connection.transport.taken().startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not connection.protocol.tasks
+
+
+async def test_of_several_in_one_read_only_the_first_runs_before_other_connections() -> None:
+    connection = Connection()
+    connection.protocol.data_received(GET % b"1" + GET % b"2" + GET % b"3")
+    assert connection.served == ["/1"]
+    await settle()
+    assert connection.served == ["/1", "/2", "/3"]
+    assert connection.transport.taken().count(b"HTTP/1.1 200 OK\r\n") == 3
+
+
+async def test_a_request_that_waits_is_a_task_until_it_is_answered() -> None:
+    connection = Connection()
+    connection.hold = asyncio.Event()
+    connection.protocol.data_received(GET % b"1")
+    assert connection.transport.taken() == b""
+    (task,) = connection.protocol.tasks
+    connection.hold.set()
+    await task
+    assert connection.transport.taken().startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not connection.protocol.tasks
+
+
+async def test_a_request_that_waits_can_be_cancelled() -> None:
+    connection = Connection()
+    connection.hold = asyncio.Event()
+    connection.protocol.data_received(GET % b"1")
+    (task,) = connection.protocol.tasks
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert connection.transport.closed
+    assert not connection.protocol.tasks
+
+
+async def test_what_follows_the_last_request_of_a_connection_is_not_served() -> None:
+    connection = Connection()
+    connection.protocol.data_received(CLOSE % b"1" + GET % b"2")
+    await settle()
+    assert connection.served == ["/1"]
+    assert connection.transport.taken().count(b"HTTP/1.1") == 1
+    assert connection.transport.closed
+
+
+async def test_a_body_that_cannot_be_read_is_refused_before_anything_runs() -> None:
+    connection = Connection()
+    head = b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.protocol.data_received(head + b"nonsense\r\n")
+    await settle()
+    assert connection.served == []
+    assert connection.transport.taken().startswith(b"HTTP/1.1 400 ")
