@@ -1,8 +1,8 @@
-"""The embedded database: one writer thread, one inline reader, and epochs from `data_version`.
+"""The embedded database: one writer thread, one inline reader, and epochs from the log's index.
 
-A request asks for `PRAGMA data_version` on the reader before its first decision (1.2 µs). In WAL
-mode a commit publishes itself in memory shared by all processes before it returns, so a request
-that was sent after an acknowledgement always sees the number move, on every worker of the host.
+A request looks at the index before its first decision. In WAL mode a commit publishes itself there, in
+memory shared by all processes, before it returns, so a request that was sent after an acknowledgement
+always sees it changed, on every worker of the host.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from qimem.storage.sqlite_connection import SqliteTx, close, explained, open_rea
 from qimem.storage.sqlite_guard import WalGuard
 from qimem.storage.sqlite_writer import SqliteWriter
 from qimem.storage.statement import SQLITE
+from qimem.storage.wal_index import WalIndex
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class SqliteDatabase(EpochRows):
         self._reads: apsw.Cursor | None = None
         self._seen: object = None
         self._generation = 0
+        self._index: WalIndex | None = None
         self._known: dict[RealmId, tuple[int, Epoch | None]] = {}
         self._open_reader()
 
@@ -85,11 +87,11 @@ class SqliteDatabase(EpochRows):
         reads = self._reads
         assert reads is not None
         try:
-            # To its end: a statement left open keeps its snapshot, and later reads would see the past.
-            version = reads.execute("PRAGMA data_version").fetchall()
-            if version != self._seen:
+            # Before the rows: a commit that comes in between is then seen by the next request.
+            seen = self._index.header() if self._index is not None else _data_version(reads)
+            if seen != self._seen:
                 self._generation += 1
-                self._seen = version
+                self._seen = seen
             known = self._known.get(realm_id)
             if known is not None and known[0] == self._generation:
                 return known[1]
@@ -117,15 +119,24 @@ class SqliteDatabase(EpochRows):
                 raise storage_unavailable() from error
             self._guard.find()
             self._reads = self._reader.cursor()
+            self._index = WalIndex.of(self._path)
             self._seen = None
         return self._reader
 
     def _drop_reader(self) -> None:
         reader, self._reader, self._reads = self._reader, None, None
         self._known.clear()
+        if self._index is not None:
+            self._index.close()
+            self._index = None
         if reader is not None:
             close(reader, keep_log=not self._guard.shares_locks())
 
     def _check_files(self) -> None:
         if not self._guard.intact_lately():
             raise storage_unavailable()
+
+
+def _data_version(reads: apsw.Cursor) -> object:
+    # To its end: a statement left open keeps its snapshot, and later reads would see the past.
+    return reads.execute("PRAGMA data_version").fetchall()

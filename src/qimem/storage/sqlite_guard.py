@@ -72,19 +72,33 @@ def _identity_at(path: str) -> _Identity | None:
     return status.st_dev, status.st_ino
 
 
-def _open_files(paths: tuple[str, ...]) -> dict[str, _Identity]:
-    found: dict[str, _Identity] = {}
+def descriptors(paths: tuple[str, ...]) -> dict[str, int]:
+    """Path → an open descriptor of this process, with ` (deleted)` behind paths that are gone.
+
+    Empty where there is no /proc.
+    """
+    found: dict[str, int] = {}
     try:
-        descriptors = list(Path("/proc/self/fd").iterdir())
+        listed = list(Path("/proc/self/fd").iterdir())
     except OSError:
         return found
-    for descriptor in descriptors:
+    for entry in listed:
         try:
-            target = str(descriptor.readlink())
-            if target.removesuffix(_DELETED) in paths:
-                status = os.fstat(int(descriptor.name))
-                found[target] = status.st_dev, status.st_ino
+            target = str(entry.readlink())
         except OSError:
             # Closed by another thread between the listing and the look.
             continue
+        if target.removesuffix(_DELETED) in paths:
+            found[target] = int(entry.name)
+    return found
+
+
+def _open_files(paths: tuple[str, ...]) -> dict[str, _Identity]:
+    found: dict[str, _Identity] = {}
+    for target, descriptor in descriptors(paths).items():
+        try:
+            status = os.fstat(descriptor)
+        except OSError:
+            continue
+        found[target] = status.st_dev, status.st_ino
     return found
