@@ -42,6 +42,9 @@ KEYRING_ENTRIES_MAX: Final = 100_000
 CACHED_REALMS_MAX: Final = 16_384
 CACHED_ENTRIES_PER_REALM_MAX: Final = 20_000
 VERIFIED_TOKENS_MAX: Final = 50_000
+RECENT_BEARERS_MAX: Final = 1_024
+"""Headers kept as they came, so that their digest need not be made again; see `oauth.bearer`."""
+RECENT_BEARER_CHARS_MAX: Final = 2_048
 
 # Tokens.
 ACCESS_TOKEN_SECONDS: Final = 900

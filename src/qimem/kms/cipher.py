@@ -89,7 +89,7 @@ class CipherService:
             Conflict: `key_exhausted`.
             Unavailable: storage cannot answer.
         """
-        usable: Usable | None = ctx.state.find("encrypt", ref)
+        usable: Usable | None = ctx.state.find("encrypt", _slot(ref))
         if usable is None:
             usable = await self._encryptable(ctx, ref)
         else:
@@ -144,7 +144,7 @@ class CipherService:
         version = await self._find(ctx.state, ref)
         require(ctx, Permission.KEYS_ENCRYPT, version.lineage_id)
         check_can_encrypt(version)
-        return await self._keep(ctx.state, ("encrypt", ref), ref, version)
+        return await self._keep(ctx.state, ("encrypt", _slot(ref)), ref, version)
 
     async def _decryptable(self, ctx: RequestContext, key_id: UUID) -> Usable:
         ref = KeyRef(key_id=key_id)
@@ -178,6 +178,11 @@ def find_version(store: KeyStore, tx: Tx, realm_id: RealmId, ref: KeyRef) -> Key
         # No key can have it, and not every database can be asked for it.
         return None
     return store.find_active(tx, realm_id, Purpose.ENCRYPTION, lineage_id=ref.lineage_id, name=ref.name)
+
+
+def _slot(ref: KeyRef) -> object:
+    # UUIDs hash and compare in Python, integers do not.
+    return ref if ref.key_id is None else ref.key_id.int
 
 
 def _is_pinned(version: KeyVersion, pin: KeyRef) -> bool:

@@ -1,9 +1,10 @@
 """Bearer authentication: whose token is this, and what may they do right now.
 
-Two things are remembered, for two reasons. That a signature verified depends only on the realm's
+Three things are remembered, for three reasons. That a signature verified depends only on the realm's
 signing keys, so it is kept across epochs by the token's digest, together with the key that vouched
 for it. What the holder may do is state, so it is kept under the realm's epoch and looked up again
-whenever anything in the realm changed.
+whenever anything in the realm changed. And a few headers are known as they came, because a digest of each
+costs 5 of 60 µs of an encrypt under load.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.epochs import RealmCache, RealmCaches
 from qimem.kernel.ids import RealmId, is_realm_id, parse_uuid
-from qimem.kernel.limits import BEARER_CHARS_MAX, VERIFIED_TOKENS_MAX
+from qimem.kernel.limits import (
+    BEARER_CHARS_MAX,
+    RECENT_BEARER_CHARS_MAX,
+    RECENT_BEARERS_MAX,
+    VERIFIED_TOKENS_MAX,
+)
 from qimem.kernel.transaction import Tx
 from qimem.oauth.access_token import AccessTokens, invalid_token
 from qimem.oauth.models import AccessClaims
@@ -54,6 +60,7 @@ class BearerAuthenticator:
         self._grants = grants
         self._clock = clock
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._recent: dict[bytes, tuple[bytes, _Verified]] = {}
 
     async def authenticate(self, authorization: bytes | None) -> tuple[Actor, RealmCache]:
         """The caller behind a header, and the state of the caller's realm that this was decided on.
@@ -64,11 +71,8 @@ class BearerAuthenticator:
         """
         if authorization is None:
             raise Unauthenticated("authentication required", code="unauthenticated")
-        if len(authorization) > BEARER_CHARS_MAX or authorization[:7].lower() != _SCHEME:
-            raise invalid_token()
-        token = authorization[7:]
-        token_digest = digest(token)
-        verified = self._verified.get(token_digest) or await self._verify(token_digest, token)
+        known = self._recent.get(authorization)
+        token_digest, verified = known if known is not None else await self._recognize(authorization)
         claims = verified.claims
         if claims.expires_at * MICROSECONDS <= self._clock.now_us():
             raise invalid_token()
@@ -96,6 +100,19 @@ class BearerAuthenticator:
         if state is None:
             raise realm_not_found(realm_id)
         return state
+
+    async def _recognize(self, authorization: bytes) -> tuple[bytes, _Verified]:
+        if len(authorization) > BEARER_CHARS_MAX or authorization[:7].lower() != _SCHEME:
+            raise invalid_token()
+        token = authorization[7:]
+        token_digest = digest(token)
+        verified = self._verified.get(token_digest) or await self._verify(token_digest, token)
+        if len(authorization) <= RECENT_BEARER_CHARS_MAX:
+            # Only good ones enter: a stranger cannot push them out. What they may do is not kept here.
+            if len(self._recent) >= RECENT_BEARERS_MAX:
+                self._recent.clear()
+            self._recent[authorization] = token_digest, verified
+        return token_digest, verified
 
     async def _verify(self, token_digest: bytes, token: bytes) -> _Verified:
         try:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from qimem.authz.permissions import Permission
 from qimem.crypto.mac import digest
 from qimem.errors import Forbidden, Internal, Invalid, QimemError, outcome_unknown
 from qimem.kernel.context import Actor, IdempotencyKey, RequestContext
-from qimem.kernel.epochs import RealmCache
 from qimem.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
 from qimem.observability.logging import report_unexpected
 from qimem.web.kit import errors, json_guard
@@ -44,6 +43,16 @@ Answer = tuple[int, bytes, bytes]
 """Status, rendered header lines, body."""
 
 
+class _Asked(NamedTuple):
+    """One request before anything was made of it; headers of the same name show the last value."""
+
+    scope: Scope
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+    request_id: bytes
+    exchange: Any
+
+
 class App:
     """ASGI 3 application.
 
@@ -68,7 +77,7 @@ class App:
         headers: dict[bytes, bytes] = dict(scope["headers"]) if exchange is None else exchange.framing.fields
         request_id = errors.request_id(headers.get(b"x-request-id"))
         try:
-            status, lines, body = await self._judge(scope, headers, receive, request_id)
+            status, lines, body = await self._judge(_Asked(scope, headers, receive, request_id, exchange))
         except asyncio.CancelledError:
             # The drain is over and the work was cut off in the middle; the caller must not guess.
             status, lines, body = _refusal(outcome_unknown(), request_id)
@@ -87,80 +96,47 @@ class App:
         else:
             await _respond(scope, send, (status, lines, body))
 
-    async def _judge(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, request_id: bytes
-    ) -> Answer:
-        method, path = scope["method"], scope["path"]
+    async def _judge(self, asked: _Asked) -> Answer:
+        scope, headers = asked.scope, asked.headers
         raw_path = scope.get("raw_path")
         if raw_path is not None and b"%" in raw_path:
             # No path of ours needs escapes; an escaped one is a second spelling of something.
             raise TransportError(400, "path is not canonical", "invalid_request")
-        if method == "OPTIONS":
-            return self._options(path, headers)
-        endpoint, parameters = self._router.find(method, path)
-        if len(headers) != len(scope["headers"]):
-            _refuse_repeated(scope["headers"])
-        if endpoint.request is not None and _declared(headers) > endpoint.body_bytes_max:
-            raise _too_large(endpoint)
+        if scope["method"] == "OPTIONS":
+            return self._options(scope["path"], headers)
+        endpoint, parameters = self._router.find(scope["method"], scope["path"])
+        _check_head(asked, endpoint)
         admitted = None
         if endpoint.permission is not None:
             admitted = await self._gate.authenticate(headers.get(b"authorization"))
             self._require(admitted[0], endpoint.permission)
-        body = b""
+        raw, body = b"", None
         if endpoint.request is not None:
             _check_media(headers)
-            exchange = _exchange(scope)
-            whole = exchange.whole_body() if exchange is not None else None
+            whole = asked.exchange.whole_body() if asked.exchange is not None else None
             if whole is None:
-                whole = await _read(endpoint, receive)
+                whole = await _read(endpoint, asked.receive)
                 if endpoint.permission is not None:
                     # Seconds may have passed, and with them the token or the key: decide on what is now.
                     admitted = await self._gate.authenticate(headers.get(b"authorization"))
                     self._require(admitted[0], endpoint.permission)
-            body = _checked(endpoint, headers, whole)
-        return await self._handle(endpoint, parameters, scope, headers, (admitted, body, request_id))
+            raw = _checked(endpoint, headers, whole)
+            body = json_guard.decode(raw, endpoint.request)
+        call = Call(self._services, parameters, body, _query_of(endpoint, scope["query_string"]))
+        if admitted is not None:
+            actor, state = admitted
+            named = _named_realm(call) if endpoint.names_realm else None
+            if named is not None and named != actor.realm_id:
+                state = await self._gate.other_realm(actor, named)
+            idempotency = _idempotency_key(endpoint, headers, raw) if endpoint.idempotent else None
+            peer = scope.get("client")
+            address = peer[0] if peer else ""
+            call.context = RequestContext(asked.request_id.decode(), actor, state, address, idempotency)
+        return _rendered(endpoint, call, await endpoint.handler(call))
 
     def _require(self, actor: Actor, permission: Permission) -> None:
         if not self._gate.permits(actor, permission):
             raise Forbidden(permission, hint=f"ask an administrator for {permission}")
-
-    async def _handle(
-        self,
-        endpoint: Endpoint,
-        parameters: Mapping[str, str],
-        scope: Scope,
-        headers: Mapping[bytes, bytes],
-        judged: tuple[tuple[Actor, RealmCache] | None, bytes, bytes],
-    ) -> Answer:
-        admitted, raw, request_id = judged
-        body = json_guard.decode(raw, endpoint.request) if endpoint.request is not None else None
-        query = None
-        if endpoint.query is not None:
-            query = json_guard.convert_query(_query(scope["query_string"]), endpoint.query)
-        elif scope["query_string"] and body is not None:
-            # A realm named here by mistake, and ignored, would be work done in another realm.
-            raise Invalid("query parameters are not read here", hint="fields go into the body")
-        call = Call(self._services, parameters, body, query)
-        idempotency = None
-        if admitted is not None:
-            actor, state = admitted
-            if endpoint.names_realm:
-                named = (body if body is not None else query).realm_id  # type: ignore[union-attr]  # it names one
-                if named is not None and named != actor.realm_id:
-                    state = await self._gate.other_realm(actor, named)
-            if endpoint.idempotent and b"idempotency-key" in headers:
-                idempotency = _idempotency_key(endpoint, headers[b"idempotency-key"], raw)
-            peer = scope.get("client")
-            call.context = RequestContext(
-                request_id.decode(), actor, state, peer[0] if peer else "", idempotency
-            )
-        result = await endpoint.handler(call)
-        if isinstance(result, RawAnswer):
-            return _raw(endpoint, result)
-        lines = _JSON_ANSWER if not endpoint.cacheable else _JSON_CACHEABLE
-        if idempotency is not None and idempotency.replayed:
-            lines += _REPLAYED
-        return 200, lines, errors.encode(result)  # type: ignore[arg-type]  # handlers return wire structs
 
     def _options(self, path: str, headers: Mapping[bytes, bytes]) -> Answer:
         methods = self._router.allowed(path)
@@ -218,8 +194,18 @@ def _exchange(scope: Scope) -> Any:
     return None if extensions is None else extensions.get("qimem.exchange")
 
 
-def _declared(headers: Mapping[bytes, bytes]) -> int:
-    length = headers.get(b"content-length")
+def _check_head(asked: _Asked, endpoint: Endpoint) -> None:
+    if len(asked.headers) != len(asked.scope["headers"]):
+        _refuse_repeated(asked.scope["headers"])
+    if endpoint.request is not None and _declared(asked) > endpoint.body_bytes_max:
+        raise _too_large(endpoint)
+
+
+def _declared(asked: _Asked) -> int:
+    if asked.exchange is not None:
+        told: int = asked.exchange.framing.length
+        return told
+    length = asked.headers.get(b"content-length")
     return int(length) if length is not None and length.isdigit() else 0
 
 
@@ -258,6 +244,20 @@ def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
         seen.add(name)
 
 
+def _named_realm(call: Call[Any, Any]) -> str | None:
+    named: str | None = (call.body if call.body is not None else call.query).realm_id
+    return named
+
+
+def _query_of(endpoint: Endpoint, text: bytes) -> Any:
+    if endpoint.query is not None:
+        return json_guard.convert_query(_query(text), endpoint.query)
+    if text and endpoint.request is not None:
+        # A realm named here by mistake, and ignored, would be work done in another realm.
+        raise Invalid("query parameters are not read here", hint="fields go into the body")
+    return None
+
+
 def _query(text: bytes) -> dict[str, str]:
     try:
         pairs = parse_qsl(
@@ -275,10 +275,24 @@ def _query(text: bytes) -> dict[str, str]:
     return values
 
 
-def _idempotency_key(endpoint: Endpoint, key: bytes, body: bytes) -> IdempotencyKey:
+def _idempotency_key(
+    endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes
+) -> IdempotencyKey | None:
+    key = headers.get(b"idempotency-key")
+    if key is None:
+        return None
     if _IDEMPOTENCY_KEY.fullmatch(key) is None:
         raise Invalid(f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible characters")
     return IdempotencyKey(key.decode(), f"{endpoint.method} {endpoint.path}", digest(body))
+
+
+def _rendered(endpoint: Endpoint, call: Call[Any, Any], result: Any) -> Answer:
+    if isinstance(result, RawAnswer):
+        return _raw(endpoint, result)
+    lines = _JSON_ANSWER if not endpoint.cacheable else _JSON_CACHEABLE
+    if endpoint.idempotent and call.context.idempotency is not None and call.context.idempotency.replayed:
+        lines += _REPLAYED
+    return 200, lines, errors.encode(result)
 
 
 def _raw(endpoint: Endpoint, answer: RawAnswer) -> Answer:

@@ -84,13 +84,17 @@ async def encrypt(call: Call[EncryptRequest, None]) -> Encrypted | EncryptedItem
     """Encrypt one plaintext, or up to 1,000."""
     body = call.body
     if body.items is None:
-        return await _encrypt_one(call, body, _required_key(body))
+        ref = _required_key(body)
+        return _encrypted(await call.services.cipher.encrypt(call.context, ref, _plaintext(body)))
     _check_batch(body, ("input", "input_b64"))
     outer = _key(body)
     results: list[Encrypted | ErrorBody] = []
     for item in body.items:
         try:
-            results.append(await _encrypt_one(call, item, _key(item) or outer or _required_key(item)))
+            ref = _key(item) or outer or _required_key(item)
+            results.append(
+                _encrypted(await call.services.cipher.encrypt(call.context, ref, _plaintext(item)))
+            )
         except QimemError as error:
             results.append(item_error(error))
         except UnwrapFailed as error:
@@ -102,15 +106,18 @@ async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedByte
     """Decrypt one envelope, or up to 1,000."""
     body = call.body
     if body.items is None:
-        return await _decrypt_one(call, body, _key(body), body.encoding)
+        pin = _key(body)
+        return _decrypted(
+            await call.services.cipher.decrypt(call.context, _envelope(body), pin), body.encoding
+        )
     _check_batch(body, ("input", "envelope"))
     outer = _key(body)
     results: list[Decrypted | DecryptedBytes | ErrorBody] = []
     for item in body.items:
         try:
-            results.append(
-                await _decrypt_one(call, item, _key(item) or outer, item.encoding or body.encoding)
-            )
+            pin = _key(item) or outer
+            opened = await call.services.cipher.decrypt(call.context, _envelope(item), pin)
+            results.append(_decrypted(opened, item.encoding or body.encoding))
         except QimemError as error:
             results.append(item_error(error))
         except UnwrapFailed as error:
@@ -118,19 +125,19 @@ async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedByte
     return DecryptedItems(items=results)
 
 
-async def _encrypt_one(call: Call[EncryptRequest, None], item: EncryptItem, ref: KeyRef) -> Encrypted:
-    sealed: Sealed = await call.services.cipher.encrypt(call.context, ref, _plaintext(item))
+def _encrypted(sealed: Sealed) -> Encrypted:
     return Encrypted(envelope=sealed.envelope, key_id=sealed.version.key_id, version=sealed.version.version)
 
 
-async def _decrypt_one(
-    call: Call[DecryptRequest, None], item: DecryptItem, pin: KeyRef | None, encoding: str | None
-) -> Decrypted | DecryptedBytes:
+def _envelope(item: DecryptItem) -> str:
     if (item.input is None) == (item.envelope is None):
         raise InvalidFields({"/input": "exactly one of input and envelope"})
     envelope = item.input if item.input is not None else item.envelope
     assert envelope is not None
-    opened: Opened = await call.services.cipher.decrypt(call.context, envelope, pin)
+    return envelope
+
+
+def _decrypted(opened: Opened, encoding: str | None) -> Decrypted | DecryptedBytes:
     version = opened.version
     if encoding == "base64":
         text = binascii.b2a_base64(opened.plaintext, newline=False).decode("ascii")

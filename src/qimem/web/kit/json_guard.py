@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, NoReturn, TypeVar
+from types import UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
@@ -33,7 +34,7 @@ _PIECE = 64 * 1024
 _SHOWN_CHARS = 64
 _UNKNOWN = "Object contains unknown field `"
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
-_SCALARS = (str, int, UUID)
+_SCALARS = frozenset({str, int, bool, UUID, type(None)})
 _INTEGER = re.compile(r"-?[0-9]{1,64}")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
@@ -99,14 +100,25 @@ def invalid_json(reason: str = "not valid JSON") -> Invalid:
 
 def _set_fields(value: msgspec.Struct) -> int:
     # Each key of the text has one colon. As many set fields as colons: no key came twice.
-    count = 0
-    for field in astuple(value):
-        if field is None:
-            continue
-        if not isinstance(field, _SCALARS):
+    for name in _nested(type(value)):
+        if getattr(value, name) is not None:
             return -1
-        count += 1
-    return count
+    given = astuple(value)
+    return len(given) - given.count(None)
+
+
+@lru_cache(maxsize=256)
+def _nested(shape: type[msgspec.Struct]) -> tuple[str, ...]:
+    # What could hold keys of its own: all that is not known to be text, a number or an id.
+    return tuple(field.name for field in fields(shape) if not _SCALARS.issuperset(_members(field.type)))
+
+
+def _members(kind: Any) -> frozenset[Any]:
+    if get_origin(kind) is Literal:
+        return frozenset(type(value) for value in get_args(kind))
+    if get_origin(kind) in {Union, UnionType}:
+        return frozenset().union(*map(_members, get_args(kind)))
+    return frozenset({kind})
 
 
 def _check_depth(body: bytes) -> None:
