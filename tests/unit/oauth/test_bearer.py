@@ -10,6 +10,7 @@ from qimem.errors import NotFound, Unauthenticated, storage_unavailable
 from qimem.identity.models import RoleRecord
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.limits import BEARER_CHARS_MAX
+from qimem.oauth import bearer
 from qimem.oauth.bearer import BearerAuthenticator
 from tests.support.oauth import taken_apart
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_grant, an_actor
@@ -247,3 +248,26 @@ async def test_an_operator_is_told_that_a_realm_is_absent(door: Door, realm_id: 
 async def test_a_scoped_permission_passes_the_coarse_question(door: Door) -> None:
     assert door.bearer.permits(an_actor(f"keys:encrypt:{UUID(int=1)}"), Permission.KEYS_ENCRYPT)
     assert not door.bearer.permits(an_actor("keys:decrypt"), Permission.KEYS_ENCRYPT)
+
+
+async def test_only_good_headers_of_usual_length_are_recognized_as_they_came(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await door.refuse("no.such.token")
+    token = await door.access_token(grant_id=GRANT)
+    await door.refuse(token[:-4] + "AAAA")
+    assert not door.bearer._recent
+    await door.enter(token)
+    assert list(door.bearer._recent) == [f"Bearer {token}".encode()]
+    monkeypatch.setattr(bearer, "RECENT_BEARER_CHARS_MAX", len(token))
+    await door.enter(await door.access_token(grant_id=GRANT))
+    assert len(door.bearer._recent) == 1
+
+
+async def test_so_many_headers_are_recognized_and_no_more(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bearer, "RECENT_BEARERS_MAX", 3)
+    for _ in range(10):
+        await door.enter(await door.access_token(grant_id=GRANT))
+        assert 1 <= len(door.bearer._recent) <= 3
