@@ -8,7 +8,6 @@ compared by inequality: after a restore they may go backwards, and `incarnation`
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -88,12 +87,12 @@ class RealmCache:
 
 
 class RealmCaches:
-    """The worker's memory of realms, each valid for exactly one epoch; least recently used go first."""
+    """The worker's memory of realms, each valid for exactly one epoch; those filled longest ago go first."""
 
     def __init__(self, database: Database, epochs: EpochSource) -> None:
         self._database = database
         self._epochs = epochs
-        self._caches: OrderedDict[RealmId, RealmCache] = OrderedDict()
+        self._caches: dict[RealmId, RealmCache] = {}
 
     async def fresh(self, realm_id: RealmId) -> RealmCache | None:
         """The cache to decide from: empty if the realm changed since it was last asked for.
@@ -107,14 +106,13 @@ class RealmCaches:
         epoch = await self._epochs.current(realm_id)
         cache = self._caches.get(realm_id)
         if cache is not None and cache.epoch == epoch:
-            self._caches.move_to_end(realm_id)
             return cache
         if epoch is None:
             self._caches.pop(realm_id, None)
             return None
         cache = RealmCache(realm_id, epoch, self._database, self._epochs)
+        self._caches.pop(realm_id, None)
         self._caches[realm_id] = cache
-        self._caches.move_to_end(realm_id)
         if len(self._caches) > CACHED_REALMS_MAX:
-            self._caches.popitem(last=False)
+            del self._caches[next(iter(self._caches))]
         return cache

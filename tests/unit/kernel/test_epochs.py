@@ -238,10 +238,15 @@ async def test_the_number_of_remembered_realms_is_bounded(
     assert known(setting, three_realms_at_most) == three_realms_at_most[-3:]
 
 
-async def test_the_realm_that_was_asked_for_longest_ago_leaves_first(
+async def test_the_realm_that_was_filled_longest_ago_leaves_first(
     setting: Setting, three_realms_at_most: list[RealmId]
 ) -> None:
-    first, second, third, fourth, *_ = three_realms_at_most
+    first, second, third, fourth, fifth, *_ = three_realms_at_most
     for realm_id in (first, second, third, first, fourth):
         await setting.fresh(realm_id)
-    assert known(setting, three_realms_at_most) == [first, third, fourth]
+    assert known(setting, three_realms_at_most) == [second, third, fourth]
+    setting.epochs.bump(None, second)  # type: ignore[arg-type]
+    for realm_id in (second, fifth):
+        await setting.fresh(realm_id)
+    assert known(setting, three_realms_at_most) == [second, fourth, fifth]
+
