@@ -249,4 +249,3 @@ async def test_the_realm_that_was_filled_longest_ago_leaves_first(
     for realm_id in (second, fifth):
         await setting.fresh(realm_id)
     assert known(setting, three_realms_at_most) == [second, fourth, fifth]
-
