@@ -34,11 +34,16 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and _UUID.fullmatch(text) is None
 
 
+_UNSHOWN = frozenset({"Cc", "Zl", "Zp"})
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def display_name_fault(text: str) -> str | None:
     """Why text cannot name a thing for people, or None: 1 to 256 characters."""
     if not 0 < len(text) <= DISPLAY_NAME_CHARS_MAX:
         return f"must have 1 to {DISPLAY_NAME_CHARS_MAX} characters"
-    if any(unicodedata.category(char) == "Cc" for char in text):
+    # Beside the controls, what makes a name look like another: line breaks and directions of writing.
+    if any(unicodedata.category(char) in _UNSHOWN or char in _DIRECTIONS for char in text):
         return "must not have control characters"
     return None
 

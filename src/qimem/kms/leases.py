@@ -11,7 +11,7 @@ import asyncio
 from functools import partial
 from uuid import UUID
 
-from qimem.errors import Conflict
+from qimem.errors import Conflict, Unavailable, storage_unavailable
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import LEASE_BLOCK_MAX, LEASE_BLOCK_MIN
 from qimem.kernel.transaction import Database
@@ -49,9 +49,14 @@ class MessageLease:
                 if self.remaining:
                     continue
                 block = self._block
-                granted = await database.write(
-                    partial(store.lease_messages, realm_id=self.realm_id, key_id=self.key_id, block=block)
-                )
+                lease = partial(store.lease_messages, realm_id=self.realm_id, key_id=self.key_id, block=block)
+                try:
+                    granted = await database.write(lease)
+                except Unavailable as error:
+                    # Whether the block is ours or lost is not the caller's matter: nothing was encrypted.
+                    if error.code == "outcome_unknown":
+                        raise storage_unavailable() from error
+                    raise
                 if granted == 0:
                     raise Conflict(
                         f"key exhausted: {self.key_id}", code="key_exhausted", hint="rotate the key"

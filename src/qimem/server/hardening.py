@@ -17,9 +17,13 @@ _PR_SET_DUMPABLE = 4
 
 
 def harden() -> None:
-    """Files private by default, no core files, no inspection by other processes of the user."""
+    """Private files, no core files, no inspection by other processes of the user, enough descriptors."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if sys.platform == "linux":
+        # Usually 1,024 are allowed at first, fewer than the connections that are to be served.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     _prctl(_PR_SET_DUMPABLE, 0)
 
 

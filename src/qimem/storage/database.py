@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class DatabaseLocation:
     """
 
     directory: Path
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     durable: bool = True
 
     @property

@@ -9,11 +9,17 @@ import msgspec
 T = TypeVar("T")
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, gc=False):
+class _Unprinted(msgspec.Struct, frozen=True):
+    # Passwords, secrets, plaintexts and tokens stand in these: a log line or a traceback must not show them.
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class Request(_Unprinted, forbid_unknown_fields=True, frozen=True, kw_only=True, gc=False):
     """Base of every request body."""
 
 
-class Response(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Response(_Unprinted, frozen=True, kw_only=True, gc=False):
     """Base of every response body."""
 
 

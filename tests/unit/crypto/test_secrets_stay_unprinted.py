@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import traceback
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from qimem.crypto.aead import Aead
@@ -13,6 +15,9 @@ from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.signatures import ES256Signer, generate_es256
 from qimem.crypto.wrap import UnwrapFailed, WrapContext, unwrap, wrap
 from qimem.kernel.secret import SecretBytes
+from qimem.storage.database import DatabaseLocation
+from qimem.wire import auth, security
+from qimem.wire.common import Request, Response
 
 KEY = b"0123456789abcdef0123456789ABCDEF"
 
@@ -52,3 +57,19 @@ def test_the_traceback_of_a_failed_unwrap_shows_no_key():
         shown = "".join(traceback.TracebackException.from_exception(failure, capture_locals=True).format())
     assert "0123456789" not in shown
     assert KEY.hex() not in shown
+
+
+def test_what_comes_and_goes_over_the_wire_shows_none_of_its_fields():
+    shapes = [
+        value for module in (auth, security) for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Request | Response)
+    ]  # fmt: skip
+    assert len(shapes) > 30
+    for shape in shapes:
+        held = shape(**{field.name: "a secret" for field in msgspec.structs.fields(shape)})
+        assert "secret" not in repr(held)
+        assert "secret" not in f"{held} {[held]}"
+
+
+def test_where_the_data_is_shows_no_password():
+    assert "hidden" not in repr(DatabaseLocation(Path("/data"), "postgresql://user:hidden@host/db"))

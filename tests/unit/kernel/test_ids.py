@@ -43,12 +43,14 @@ def test_what_is_no_name_or_could_be_an_id_is_refused(text: str) -> None:
     assert not is_name(text)
 
 
-@pytest.mark.parametrize("text", ["x", "Acme Corporation", "\u00dcbung", "\N{GRINNING FACE}", "x" * 256, " "])
+@pytest.mark.parametrize("text", ["x", "Acme Corporation", "\u00dcbung", "\N{GRINNING FACE}", "x" * 256, " ",
+                                  "\U0001f468\u200d\U0001f469", "\u0646\u0627\u0645\u200c\u0647"])  # fmt: skip
 def test_a_name_for_people_is_taken(text: str) -> None:
     assert display_name_fault(text) is None
 
 
-@pytest.mark.parametrize("text", ["", "x" * 257, "a\nb", "a\x00", "\x1b[31m", "a\x7f", "a\x85b"])
+@pytest.mark.parametrize("text", ["", "x" * 257, "a\nb", "a\x00", "\x1b[31m", "a\x7f", "a\x85b",
+                                  "a\u2028b", "a\u2029b", "a\u202egpj", "\u2066a", "a\u200fb", "\u061ca"])  # fmt: skip
 def test_what_is_no_name_for_people_has_a_fault(text: str) -> None:
     assert display_name_fault(text)
 

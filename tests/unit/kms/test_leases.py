@@ -129,8 +129,10 @@ async def test_workers_together_pass_no_limit() -> None:
 async def test_without_the_database_nothing_is_taken(failure: Unavailable) -> None:
     setting, lease = Setting(), a_lease()
     setting.database.failure = failure
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         await lease.take_leasing(setting.database, setting.store)
+    # Nothing was encrypted, whatever became of the block: "outcome unknown" would be untrue.
+    assert caught.value.code == "storage_unavailable"
     assert lease.remaining == 0
     setting.database.failure = None
     assert await setting.take(lease) == 1

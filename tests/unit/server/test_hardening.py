@@ -76,3 +76,11 @@ def test_an_orphan_does_not_begin() -> None:
     code = "from qimem.server.hardening import die_with; die_with(1 << 21); print('began')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_hardened_process_may_open_as_many_files_as_it_can_be_allowed() -> None:
+    code = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 2048)); "
+        "from qimem.server.hardening import harden; harden(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "(2048, 2048)\n"
