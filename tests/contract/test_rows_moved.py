@@ -206,9 +206,12 @@ async def test_material_copied_to_another_realm_with_its_kek_opens_nothing_there
 
 async def test_a_row_under_another_key_id(house: House) -> None:
     envelope = naming(house.envelopes[ACME, house.second], str(uid(55)))
+    lineage = {"realm_id": ACME, "lineage_id": house.second}
     await house.sql(lambda tx: put(tx, kms_version, key(ACME, house.second), key_id=uid(55)))
+    await house.sql(lambda tx: put(tx, kms_key, lineage, active_key_id=uid(55)))
     await fails(house, lambda worker: worker.open(ACME, envelope), lambda worker: worker.seal(ACME, uid(55)))
     await house.sql(lambda tx: put(tx, kms_version, key(ACME, uid(55)), key_id=house.second))
+    await house.sql(lambda tx: put(tx, kms_key, lineage, active_key_id=house.second))
     await serves(house, house.opening(ACME, house.second))
 
 

@@ -149,13 +149,13 @@ def test_rotations_by_id_and_by_lineage_at_once_never_fork(two_workers: World) -
     assert on_eight_wires(two_workers, mixed, volume(200, share=0.03)) == []
 
 
-def test_the_database_itself_refuses_a_second_active_version(two_workers: World) -> None:
+def test_the_database_itself_refuses_a_second_version_of_a_number(two_workers: World) -> None:
     person = tireless(two_workers)
     key = person.post(KEYS).json()
     person.post(ROTATE, {"key_id": key["key_id"]})
-    activate = "UPDATE kms_version SET active = true WHERE realm_id = ? AND version = 1 AND lineage_id = ?"
+    fork = "UPDATE kms_version SET version = 1 WHERE realm_id = ? AND version = 2 AND lineage_id = ?"
     with pytest.raises(Exception, match=r"(?i)unique"):
-        rows(two_workers.server, activate, person.realm_id, UUID(key["lineage_id"]))
+        rows(two_workers.server, fork, person.realm_id, UUID(key["lineage_id"]))
 
 
 @pytest.mark.parametrize("race", [by_id, mixed])

@@ -280,7 +280,7 @@ def test_the_daily_programs_come_to_every_answer_that_there_is() -> None:
 
 class OldVersionStaysActive(KeyRepository):
     def succeed(self, tx, old, new, material):
-        self._insert_version(tx, replace(new, active=False), material)
+        self._insert_version(tx, new, material)
         return True
 
 

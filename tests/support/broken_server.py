@@ -88,22 +88,28 @@ def rotates_what_it_saw_before() -> None:
 
     from qimem.kms import keys
     from qimem.storage.repositories.kms_keys import KeyRepository
-    from qimem.storage.schema import kms_version
+    from qimem.storage.schema import Identifier, kms_key, kms_version
     from qimem.storage.statement import sql
 
     of_lineage = (
         kms_version.c.realm_id == sa.bindparam("of_realm"),
         kms_version.c.lineage_id == sa.bindparam("of_lineage"),
     )
-    deactivate = sql(sa.update(kms_version).where(*of_lineage).values(active=sa.false()))
+    activate = sql(
+        sa.update(kms_key)
+        .where(
+            kms_key.c.realm_id == sa.bindparam("of_realm"), kms_key.c.lineage_id == sa.bindparam("of_lineage")
+        )
+        .values(active_key_id=sa.bindparam("new_key", type_=Identifier))
+    )
     count = sql(sa.select(sa.func.count()).where(*of_lineage))
 
     def succeed(self: KeyRepository, tx: Any, old: Any, new: Any, material: Any) -> bool:
         from dataclasses import replace
 
         place = {"of_realm": old.realm_id, "of_lineage": old.lineage_id}
-        tx.run(deactivate, **place)
-        self._insert_version(tx, replace(new, version=tx.one(count, **place)[0] + 1, active=True), material)
+        tx.run(activate, **place, new_key=new.key_id)
+        self._insert_version(tx, replace(new, version=tx.one(count, **place)[0] + 1), material)
         return True
 
     _replace(KeyRepository, "succeed", succeed)

@@ -58,7 +58,7 @@ def test_the_migrations_make_the_schema_of_the_code(location: DatabaseLocation) 
 def test_a_difference_would_be_found(location: DatabaseLocation) -> None:
     with connected(location) as connection:
         connection.exec_driver_sql("ALTER TABLE realm ADD COLUMN note TEXT")
-        connection.exec_driver_sql("DROP INDEX uq_kms_version_active")
+        connection.exec_driver_sql("DROP INDEX uq_kms_key_name")
         assert len(differences(connection)) == 2
 
 

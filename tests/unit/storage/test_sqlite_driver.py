@@ -73,7 +73,7 @@ def test_reflection_finds_tables_keys_and_indexes(engine: sa.Engine) -> None:
     assert set(inspector.get_table_names()) == set(METADATA.tables)
     assert inspector.get_pk_constraint("role")["constrained_columns"] == ["realm_id", "name"]
     assert inspector.get_foreign_keys("role_permission")[0]["referred_columns"] == ["realm_id", "name"]
-    assert "uq_kms_version_active" in {index["name"] for index in inspector.get_indexes("kms_version")}
+    assert "uq_kms_key_name" in {index["name"] for index in inspector.get_indexes("kms_key")}
     reflected = sa.Table("role", sa.MetaData(), autoload_with=engine, resolve_fks=False)
     assert [column.name for column in reflected.c] == [column.name for column in role.c]
 

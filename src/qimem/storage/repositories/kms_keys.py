@@ -14,7 +14,7 @@ from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import MESSAGES_PER_VERSION_MAX
 from qimem.kernel.transaction import Tx
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
-from qimem.storage.schema import kms_key, kms_version, realm_kek
+from qimem.storage.schema import Identifier, kms_key, kms_version, realm_kek
 from qimem.storage.statement import sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
@@ -22,13 +22,14 @@ _JOIN = kms_version.join(
     kms_key,
     sa.and_(kms_key.c.realm_id == kms_version.c.realm_id, kms_key.c.lineage_id == kms_version.c.lineage_id),
 )
+_IS_ACTIVE = kms_key.c.active_key_id == kms_version.c.key_id
 _VERSION = (
     sa.select(
         kms_version.c.realm_id,
         kms_version.c.key_id,
         kms_version.c.lineage_id,
         kms_version.c.version,
-        kms_version.c.active,
+        _IS_ACTIVE.label("active"),
         kms_version.c.enabled,
         kms_key.c.purpose,
         kms_key.c.algorithm,
@@ -41,10 +42,8 @@ _VERSION = (
 _OF_PURPOSE = _VERSION.where(kms_key.c.purpose == sa.bindparam("purpose"))
 
 _FIND_VERSION = sql(_OF_PURPOSE.where(kms_version.c.key_id == sa.bindparam("key_id")))
-_FIND_ACTIVE = sql(
-    _OF_PURPOSE.where(kms_version.c.active, kms_version.c.lineage_id == sa.bindparam("lineage_id"))
-)
-_FIND_ACTIVE_BY_NAME = sql(_OF_PURPOSE.where(kms_version.c.active, kms_key.c.name == sa.bindparam("name")))
+_FIND_ACTIVE = sql(_OF_PURPOSE.where(_IS_ACTIVE, kms_key.c.lineage_id == sa.bindparam("lineage_id")))
+_FIND_ACTIVE_BY_NAME = sql(_OF_PURPOSE.where(_IS_ACTIVE, kms_key.c.name == sa.bindparam("name")))
 _FIND_INTERNAL = sql(_OF_PURPOSE.order_by(kms_version.c.version.desc()))
 _VERSIONS = sql(
     _VERSION.where(kms_version.c.lineage_id == sa.bindparam("lineage_id")).order_by(kms_version.c.version)
@@ -52,7 +51,7 @@ _VERSIONS = sql(
 # The position of a key in the list is its own creation, not that of its active version: a rotation
 # between two pages must not move it to where it is seen twice or never.
 _LISTED = _OF_PURPOSE.add_columns(kms_key.c.created_us.label("listed_us")).where(
-    kms_version.c.active,
+    _IS_ACTIVE,
     sa.tuple_(kms_key.c.created_us, kms_key.c.lineage_id)
     > sa.tuple_(
         sa.bindparam("after_us", type_=sa.BigInteger),
@@ -79,15 +78,15 @@ _INSERT_KEY = sql(
 _INSERT_VERSION = sql(
     sa.insert(kms_version).values({column.name: sa.bindparam(column.name) for column in kms_version.c})
 )
-_DEACTIVATE = sql(
-    sa.update(kms_version)
+_SUCCEED = sql(
+    sa.update(kms_key)
     .where(
-        kms_version.c.realm_id == sa.bindparam("of_realm"),
-        kms_version.c.key_id == sa.bindparam("of_key"),
-        kms_version.c.active,
+        kms_key.c.realm_id == sa.bindparam("of_realm"),
+        kms_key.c.lineage_id == sa.bindparam("of_lineage"),
+        kms_key.c.active_key_id == sa.bindparam("old_key", type_=Identifier),
     )
-    .values(active=sa.false())
-    .returning(kms_version.c.key_id)
+    .values(active_key_id=sa.bindparam("new_key", type_=Identifier))
+    .returning(kms_key.c.lineage_id)
 )
 _SET_ENABLED = (
     sa.update(kms_version)
@@ -155,6 +154,7 @@ class KeyRepository:
             purpose=version.purpose.value,
             algorithm=version.algorithm.value,
             name=version.name,
+            active_key_id=version.key_id,
             created_us=version.created_us,
         )
         if added is not None:
@@ -162,8 +162,9 @@ class KeyRepository:
         return added is not None
 
     def succeed(self, tx: Tx, old: KeyVersion, new: KeyVersion, material: WrappedMaterial) -> bool:
-        """Deactivate `old` if it is still active and add `new`."""
-        if tx.one(_DEACTIVATE, of_realm=old.realm_id, of_key=old.key_id) is None:
+        """Put `new` in the place of `old` if that is still active."""
+        place = {"of_realm": old.realm_id, "of_lineage": old.lineage_id}
+        if tx.one(_SUCCEED, **place, old_key=old.key_id, new_key=new.key_id) is None:
             return False
         self._insert_version(tx, new, material)
         return True
@@ -263,7 +264,6 @@ class KeyRepository:
             key_id=version.key_id,
             lineage_id=version.lineage_id,
             version=version.version,
-            active=version.active,
             enabled=version.enabled,
             wrapped=material.wrapped,
             kek_version=material.kek_version,

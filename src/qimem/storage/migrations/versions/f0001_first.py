@@ -75,6 +75,7 @@ def _keys() -> None:
         sa.Column("purpose", sa.Text(), nullable=False),
         sa.Column("algorithm", sa.Text(), nullable=False),
         sa.Column("name", sa.Text()),
+        sa.Column("active_key_id", Identifier(), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["realm_id"], ["realm.realm_id"], name="fk_kms_key_realm_id"),
         sa.PrimaryKeyConstraint("realm_id", "lineage_id", name="pk_kms_key"),
@@ -99,7 +100,6 @@ def _keys() -> None:
         sa.Column("key_id", Identifier(), nullable=False),
         sa.Column("lineage_id", Identifier(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("wrapped", sa.LargeBinary(), nullable=False),
         sa.Column("kek_version", sa.Integer(), nullable=False),
@@ -120,14 +120,6 @@ def _keys() -> None:
         sa.UniqueConstraint(
             "realm_id", "lineage_id", "version", name="uq_kms_version_realm_id_lineage_id_version"
         ),
-    )
-    op.create_index(
-        "uq_kms_version_active",
-        "kms_version",
-        ["realm_id", "lineage_id"],
-        unique=True,
-        sqlite_where=sa.text("active"),
-        postgresql_where=sa.text("active"),
     )
 
 
