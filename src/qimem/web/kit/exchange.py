@@ -176,6 +176,10 @@ class _Rest:
         while True:
             try:
                 value = yield awaited
+            except GeneratorExit:
+                # The task is thrown away; what it ran may have been before it.
+                self._steps.close()
+                raise
             except BaseException as error:  # noqa: BLE001 - cancellation too belongs to who waits
                 step = partial(self._steps.throw, error)
             else:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from qimem.web.kit.exchange import _go_on
 from tests.unit.web.kit.fakes import Connection, settle
 
 pytestmark = pytest.mark.anyio
@@ -71,3 +72,21 @@ async def test_a_body_that_cannot_be_read_is_refused_before_anything_runs() -> N
     await settle()
     assert connection.served == []
     assert connection.transport.taken().startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("first", ["what it ran", "the task"])
+async def test_a_request_that_is_thrown_away_ends_quietly_in_any_order(first: str) -> None:
+    ended = []
+
+    async def serve() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(True)
+
+    steps = serve()
+    rest = _go_on(steps, steps.send(None))
+    rest.send(None)
+    for coroutine in (steps, rest) if first == "what it ran" else (rest, steps):
+        coroutine.close()
+    assert ended == [True]
