@@ -180,7 +180,8 @@ class Day:
             400,
             "key_mismatch",
         )
-        tampered = base64.b64encode(base64.b64decode(envelopes[0])[:-1] + b"\0").decode()
+        sealed = base64.b64decode(envelopes[0])
+        tampered = base64.b64encode(sealed[:-1] + bytes((sealed[-1] ^ 1,))).decode()
         self._refused(400, "/v1/security/decrypt", {"input": tampered}, ada)
         inactive = {"key_id": first["key_id"], "input": text("plaintext for an inactive key")}
         refused(ada.post("/v1/security/encrypt", json=inactive), 400, "key_inactive")

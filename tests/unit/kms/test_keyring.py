@@ -123,7 +123,9 @@ async def test_damaged_material_builds_nothing() -> None:
     worker = an_installation()
     version = stored(worker, a_version(), b"m" * 32)
     row = worker.database.state.material[ACME, version.key_id]
-    worker.database.state.material[ACME, version.key_id] = replace(row, wrapped=row.wrapped[:-1] + b"?")
+    worker.database.state.material[ACME, version.key_id] = replace(
+        row, wrapped=row.wrapped[:-1] + bytes((row.wrapped[-1] ^ 1,))
+    )
     with pytest.raises(UnwrapFailed):
         await worker.keyring.handle(version, copied)
     worker.database.state.material[ACME, version.key_id] = row
