@@ -6,6 +6,7 @@ them out of encrypt, decrypt and the list of keys.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from qimem.crypto.jose import thumbprint
 from qimem.crypto.mac import mac, mac_matches
 from qimem.crypto.randomness import new_uuid
 from qimem.crypto.signatures import ES256Signer, generate_es256
+from qimem.crypto.wrap import UnwrapFailed
 from qimem.errors import Internal
 from qimem.kernel.epochs import RealmCache, RealmCaches
 from qimem.kernel.ids import RealmId
@@ -24,6 +26,8 @@ from qimem.kms.hierarchy import RealmKek, random_key
 from qimem.kms.keyring import Keyring
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
 from qimem.kms.ports import KeyStore
+
+_log = logging.getLogger(__name__)
 
 _INTERNAL: Final[dict[Purpose, tuple[Algorithm, Callable[[], SecretBytes]]]] = {
     Purpose.TOKEN_SIGNING: (Algorithm.ES256, generate_es256),
@@ -135,13 +139,26 @@ class InternalKeys:
         found: dict[str, tuple[KeyVersion, dict[str, str]]] | None = cache.find("signing-keys", None)
         if found is None:
             found = {}
+            damaged: UnwrapFailed | None = None
             for version in await self._versions(cache, Purpose.TOKEN_SIGNING):
-                if version.enabled:
-                    # Made from the wrapped private key and not stored: a public key that stands in the
-                    # database could be replaced there by one whose private half somebody else has.
+                if not version.enabled:
+                    continue
+                # Made from the wrapped private key and not stored: a public key that stands in the
+                # database could be replaced there by one whose private half somebody else has.
+                try:
                     public = (await self._keyring.handle(version, ES256Signer)).public_jwk()
-                    kid = thumbprint(public)
-                    found[kid] = (version, {**public, "kid": kid, "use": "sig", "alg": "ES256"})
+                except UnwrapFailed as error:
+                    # Tokens of the realm's other keys stay good.
+                    _log.error(
+                        "realm %s: signing key %s cannot be unwrapped", version.realm_id, version.key_id
+                    )
+                    damaged = error
+                    continue
+                kid = thumbprint(public)
+                found[kid] = (version, {**public, "kid": kid, "use": "sig", "alg": "ES256"})
+            if damaged is not None and not found:
+                # An empty key set would tell clients that their tokens are wrong.
+                raise damaged
             cache.keep("signing-keys", None, found)
         return found
 

@@ -55,7 +55,7 @@ class WalIndex:
     def close(self) -> None:
         """Give the memory back; the view must not be used again."""
         del self._header
-        _libc.munmap(ctypes.c_void_p(self._address), _MAPPED_BYTES)
+        _libc.munmap(self._address, _MAPPED_BYTES)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,6 +63,7 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
 )  # fmt: skip
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _FAILED = ctypes.c_void_p(-1).value
 
 

@@ -46,11 +46,11 @@ async def test_every_commit_of_another_process_is_seen_by_the_very_next_check(
 ) -> None:
     database = await opened(sqlite_location)
     count = 300
+    seen = [await database.current(ACME)]
     process = workers.spawn(sqlite_location, "bump", count)
     workers.go(process)
     assert process.stdin is not None
     assert process.stdout is not None
-    seen = [await database.current(ACME)]
     for number in range(count):
         assert process.stdout.readline() == f"{number}\n"
         seen.append(await database.current(ACME))

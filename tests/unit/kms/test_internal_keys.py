@@ -6,6 +6,7 @@ import pytest
 
 from qimem.crypto.jose import thumbprint
 from qimem.crypto.signatures import ES256Verifier, SignatureInvalid
+from qimem.crypto.wrap import UnwrapFailed
 from qimem.errors import Internal
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
@@ -24,6 +25,16 @@ def version_of(worker: Worker, purpose: Purpose, realm_id: RealmId = ACME) -> Ke
 
 def disable(worker: Worker, version: KeyVersion) -> None:
     worker.store.set_enabled(NO_TX, version.realm_id, enabled=False, key_id=version.key_id)
+    worker.database.bump(NO_TX, version.realm_id)
+
+
+def damage(worker: Worker, version: KeyVersion) -> None:
+    """Flip a bit of its row, and let no worker remember how it was."""
+    slot = (version.realm_id, version.key_id)
+    stored = worker.database.state.material[slot]
+    changed = bytes([*stored.wrapped[:-1], stored.wrapped[-1] ^ 1])
+    worker.database.state.material[slot] = replace(stored, wrapped=changed)
+    worker.keyring._handles.clear()
     worker.database.bump(NO_TX, version.realm_id)
 
 
@@ -109,6 +120,37 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_is_still_publi
     published = await worker.internal.public_keys(ACME)
     assert list(published) == [new, old]
     ES256Verifier(published[new]).verify(await worker.internal.sign(ACME, new, b"data"), b"data")
+
+
+async def test_a_damaged_signing_key_leaves_the_others_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    worker = an_installation()
+    old = version_of(worker, Purpose.TOKEN_SIGNING)
+    gone = await worker.internal.active_kid(ACME)
+    add_signing_key(worker)
+    new = await worker.internal.active_kid(ACME)
+    damage(worker, old)
+    assert list(await worker.internal.public_keys(ACME)) == [new]
+    assert len(await worker.internal.sign(ACME, new, b"data")) == 64
+    with pytest.raises(Internal):
+        await worker.internal.sign(ACME, gone, b"data")
+    assert caplog.messages == [f"realm {ACME}: signing key {old.key_id} cannot be unwrapped"]
+
+
+async def test_a_damaged_active_signing_key_signs_nothing_and_the_old_one_still_verifies() -> None:
+    worker = an_installation()
+    old = await worker.internal.active_kid(ACME)
+    damage(worker, add_signing_key(worker))
+    assert list(await worker.internal.public_keys(ACME)) == [old]
+    with pytest.raises(Internal):
+        await worker.internal.active_kid(ACME)
+
+
+async def test_a_realm_whose_only_signing_key_is_damaged_does_not_claim_to_have_none() -> None:
+    worker = an_installation()
+    damage(worker, version_of(worker, Purpose.TOKEN_SIGNING))
+    for _ in range(2):
+        with pytest.raises(UnwrapFailed):
+            await worker.internal.public_keys(ACME)
 
 
 async def test_a_disabled_signing_key_is_neither_published_nor_used() -> None:

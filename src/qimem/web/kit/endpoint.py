@@ -87,6 +87,10 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Note whether the request can name a realm, so that dispatch need not look."""
+        if self.idempotent and self.permission is None:
+            # Answers are kept by caller; without one, a stranger could be given another's.
+            message = f"{self.name}: only an endpoint with a permission can be idempotent"
+            raise ValueError(message)
         shape = self.request if self.request is not None else self.query
         named = shape is not None and "realm_id" in shape.__struct_fields__
         object.__setattr__(self, "names_realm", named and self.permission is not None)

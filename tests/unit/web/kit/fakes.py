@@ -73,8 +73,8 @@ class FakeLoop:
     def call_later(self, delay: float, call: Any, *arguments: Any) -> None:
         self.later.append((delay, call, arguments))
 
-    def create_task(self, work: Any) -> asyncio.Task[Any]:
-        return asyncio.get_running_loop().create_task(work)
+    def create_task(self, work: Any, context: Any = None) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(work, context=context)
 
 
 class Connection:

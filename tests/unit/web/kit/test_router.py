@@ -136,3 +136,8 @@ def test_an_unknown_path_allows_nothing() -> None:
 
 def test_the_allow_line_lists_methods_in_their_order() -> None:
     assert allow_header(["GET", "POST"]) == b"allow: GET, POST\r\n"
+
+
+def test_an_endpoint_that_anyone_may_call_cannot_be_idempotent() -> None:
+    with pytest.raises(ValueError, match=r"things\.make: only an endpoint with a permission"):
+        Endpoint("POST", "/v1/things", "things.make", nothing, Status, idempotent=True)
