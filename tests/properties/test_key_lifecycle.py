@@ -153,11 +153,19 @@ class Life:
 
     def live(self, program: Program) -> None:
         """From the first key to a look at everything that came to be."""
+        self.begin()
+        for step in program:
+            self.take(step)
+        self.end()
+
+    def begin(self) -> None:
+        """A few keys and an envelope, so that every step has something to refer to."""
         for realm, name in ((0, "orders"), (1, "orders"), (0, None), (1, None)):
             self.ask(realm, "create", realm, list(ENVELOPE_IDS)[realm], name)
         self.ask(0, "encrypt", 0, Ref("name", "orders"), b"the first")
-        for step in program:
-            self.take(step)
+
+    def end(self) -> None:
+        """A look at everything that came to be."""
         for realm in (0, 1):
             self.ask(realm, "list", realm, 3)
         for version in self.model.versions:
