@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.callers import Caller
+from qimem.audit.intents import Intents
 from qimem.authz.permissions import EVERYTHING, compile_permissions
-from qimem.bootstrap import JsonCodec
+from qimem.bootstrap.core import JsonCodec
 from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.passwords import hash_password
 from qimem.crypto.randomness import new_uuid
@@ -41,6 +42,7 @@ from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.oauth.clients import UNLIMITED_TIER, ClientService, Registration
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import DatabaseLocation, OpenDatabase
+from qimem.storage.repositories.audit import IntentRepository
 from qimem.storage.repositories.clients import ClientRepository
 from qimem.storage.repositories.idempotency import IdempotencyRepository
 from qimem.storage.repositories.instance import InstanceRepository
@@ -84,7 +86,14 @@ class Builder:
         self._clock = SystemClock()
         keyring = Keyring(root_key, database, _KEYS)
         self._provisioning = RealmKeyProvisioning(_KEYS, keyring)
-        work = UnitOfWork(database, IdempotencyRepository(), keyring, JsonCodec(), self._clock)
+        work = UnitOfWork(
+            database,
+            IdempotencyRepository(),
+            keyring,
+            JsonCodec(),
+            self._clock,
+            Intents(IntentRepository(), self._clock, "", lambda: 0),
+        )
         self._clients = ClientService(
             work, database, ClientRepository(), RoleAssignment(RoleRepository()), self._clock
         )

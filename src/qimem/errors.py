@@ -146,7 +146,10 @@ class Limited(QimemError):
 
 
 class Unavailable(QimemError):
-    """Cannot serve now. `code` tells why: sealed, overloaded, storage_unavailable, outcome_unknown."""
+    """Cannot serve now.
+
+    `code` tells why: sealed, overloaded, storage_unavailable, audit_unavailable, outcome_unknown.
+    """
 
     kind = Kind.UNAVAILABLE
     default_code = "storage_unavailable"
@@ -172,6 +175,11 @@ def outcome_unknown() -> Unavailable:
 def storage_unavailable() -> Unavailable:
     """Storage cannot be read or written; nothing was changed."""
     return Unavailable("storage unavailable", code="storage_unavailable")
+
+
+def audit_unavailable() -> Unavailable:
+    """The audit log cannot be written; nothing was done that would have to stand in it."""
+    return Unavailable("audit log unavailable", code="audit_unavailable")
 
 
 def realm_not_found(realm_id: str) -> NotFound:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
+from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission, compile_permissions
 from qimem.config.schema import ServerSettings, Settings
 from qimem.errors import Unauthenticated
@@ -27,6 +28,7 @@ from qimem.web.app import create_app
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.protocol import GuardedProtocol
 from qimem.wire.common import Request, Status
+from tests.support.audit import FakeRecorder
 
 BIG = 24 * 1024 * 1024
 """More than the buffers of both ends of a connection take."""
@@ -74,9 +76,10 @@ class Edge:
         origins: Sequence[str] = (),
     ) -> None:
         self.served: list[str] = []
+        self.recorder = FakeRecorder()
         self.faults: list[Any] = []
         self.app = app or create_app(
-            (*system.ENDPOINTS, *self._endpoints()), SimpleNamespace(), OpenGate(), cors_origins=origins
+            (*system.ENDPOINTS, *self._endpoints()), SimpleNamespace(), OpenGate(), self.recorder, cors_origins=origins
         )  # fmt: skip
         settings = replace(Settings(), server=ServerSettings(trusted_proxies=tuple(proxies)))
         self._config = http._uvicorn_config(SimpleNamespace(app=self.app), settings)
@@ -158,17 +161,21 @@ class Edge:
             return Status(status="slow")
 
         async def address(call: Call[None, None]) -> Status:
-            return Status(status=call.context.address)
+            return Status(status=call.draft.address)
 
         async def broken(call: Call[None, None]) -> Status:
             raise RuntimeError("SELECT secret FROM /etc/passwd")
 
         def endpoint(method: str, name: str, handler: Any, **more: Any) -> Endpoint:
-            return Endpoint(method, f"/v1/{name}", f"edge.{name}", handler, Status, **more)
+            return Endpoint(method, f"/v1/{name}", f"edge.{name}", COUNTED, handler, Status, **more)
 
         return (
             endpoint("POST", "echo", echo, request=EchoRequest),
             endpoint("POST", "private", echo, request=EchoRequest, permission=Permission.KEYS_READ),
+            replace(
+                endpoint("POST", "recorded", echo, request=EchoRequest, permission=Permission.KEYS_READ),
+                audit=recorded(),
+            ),
             endpoint("GET", "big", big),
             endpoint("GET", "slow", slow),
             endpoint("GET", "address", address, permission=Permission.KEYS_READ),

@@ -12,7 +12,7 @@ import httpx
 from jsonschema import Draft202012Validator, ValidationError
 
 from qimem.authz.permissions import Permission
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.kit.endpoint import Endpoint
 from tests.support.api import Person, World
 from tests.support.server import Server

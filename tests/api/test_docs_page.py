@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from qimem import __version__
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.docs_page import CONTENT_SECURITY_POLICY, render_page
 from qimem.web.kit.endpoint import Endpoint
 from qimem.web.kit.markup import element, joined, prose

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from qimem import __version__
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.docs_page import CONTENT_SECURITY_POLICY, render_page
 from tests.support.api import World
 

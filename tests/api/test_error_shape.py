@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.kit.endpoint import Endpoint
 from tests.api.examples import Stage, stage
 from tests.support.api import Person, World

@@ -8,7 +8,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.kernel import limits
 from qimem.web.kit.endpoint import Endpoint
 from tests.api.raw import Raw, chunked, get, post

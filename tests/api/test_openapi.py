@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from qimem import wire
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.kit.field_notes import NOTES
 from tests.api.examples import (
     BY_NAME,

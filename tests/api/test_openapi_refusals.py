@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.kit.endpoint import Endpoint
 from qimem.web.kit.field_notes import note_on
 from tests.api.examples import BY_NAME, JSON, Stage, check, operation, play, resolved, world_of_its_own

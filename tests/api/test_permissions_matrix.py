@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from qimem.authz.permissions import Permission
-from qimem.bootstrap import ENDPOINTS
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.web.kit.endpoint import Endpoint
 from tests.support.api import PASSWORD, Person, World
 from tests.support.server import ok, refused

@@ -19,7 +19,7 @@ PLANTED = {
     "Layers": ("qimem/kernel/clock.py", "import qimem.wire.common"),
     "Cryptography only in crypto": ("qimem/kms/models.py", "import cryptography.fernet"),
     "SQL only in storage": ("qimem/identity/models.py", "import sqlalchemy"),
-    "HTTP machinery only in web and server": ("qimem/bootstrap.py", "import uvicorn"),
+    "HTTP machinery only in web and server": ("qimem/bootstrap/core.py", "import uvicorn"),
     "click only in cli": ("qimem/server/launch.py", "import click"),
     "structlog only in observability, cli and server": ("qimem/web/app.py", "import structlog"),
     "The sqlite3 of the standard library nowhere": ("qimem/storage/schema.py", "import sqlite3"),
@@ -36,7 +36,7 @@ WRONG_WAYS = [
     ("qimem/web/app.py", "qimem.storage.schema"),
     ("qimem/storage/schema.py", "qimem.web.services"),
     ("qimem/config/schema.py", "qimem.storage.schema"),
-    ("qimem/bootstrap.py", "qimem.server.order"),
+    ("qimem/bootstrap/core.py", "qimem.server.order"),
     ("qimem/server/order.py", "qimem.cli.output"),
 ]
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from qimem import bootstrap
-from qimem.bootstrap import AdminChoice, AlreadyInitialised, Installed, Running
+from qimem.bootstrap import database, first, serving
+from qimem.bootstrap.database import location
+from qimem.bootstrap.first import AdminChoice, AlreadyInitialised, Installed
+from qimem.bootstrap.serving import Running
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.errors import Invalid, Unavailable, storage_unavailable
 from qimem.kernel.ids import SYSTEM_REALM
@@ -56,13 +58,13 @@ def with_external_url(data: Settings, external_url: str) -> Settings:
 
 
 async def initialise(data: Settings, key: bytes = KEY, admin: AdminChoice = OPERATOR) -> Installed:
-    return await bootstrap.initialise(data, SecretBytes(key), admin)
+    return await first.initialise(data, SecretBytes(key), admin)
 
 
 @asynccontextmanager
 async def started(data: Settings, address: str = ADDRESS, key: bytes = KEY) -> AsyncIterator[Running]:
     # A copy: what was started wipes its key when it ends.
-    running = await bootstrap.start(data, SecretBytes(key), address)
+    running = await serving.start(data, SecretBytes(key), address)
     try:
         yield running
     finally:
@@ -75,7 +77,7 @@ def issuer(running: Running) -> str:
 
 async def everything(data: Settings) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table."""
-    database = bootstrap.location(data).open()
+    database = location(data).open()
     try:
         tables = {table.name: sql(sa.select(*table.c)) for table in METADATA.sorted_tables}
         rows = {
@@ -94,7 +96,7 @@ async def test_an_installation_has_one_realm_one_operator_and_one_client(data: S
     }
     assert counts == dict.fromkeys(counts, 1)
     assert (installed.realm_id, installed.username, installed.password) == ("system", "ada", None)
-    assert await bootstrap.is_initialised(data)
+    assert await database.is_initialised(data)
 
 
 async def test_without_a_password_one_is_generated_and_told_once(data: Settings) -> None:
@@ -133,22 +135,22 @@ async def test_an_operator_that_cannot_be_leaves_an_empty_database(data: Setting
             await initialise(
                 data, admin=AdminChoice(username, SecretText(password) if password else OPERATOR.password)
             )
-    assert not await bootstrap.is_initialised(data)
+    assert not await database.is_initialised(data)
     assert not any((await everything(data)).values())
     await initialise(data)
 
 
 async def test_looking_for_an_installation_makes_nothing(data: Settings) -> None:
-    assert not await bootstrap.is_initialised(data)
+    assert not await database.is_initialised(data)
     assert not list(data.server.data_dir.iterdir())
-    bootstrap.migrate(data)
-    assert not await bootstrap.is_initialised(data)
+    database.migrate(data)
+    assert not await database.is_initialised(data)
 
 
 async def test_a_database_without_an_installation_is_not_started(data: Settings) -> None:
-    bootstrap.migrate(data)
+    database.migrate(data)
     with pytest.raises(Refused, match="no installation"):
-        await bootstrap.start(data, SecretBytes(KEY), ADDRESS)
+        await serving.start(data, SecretBytes(KEY), ADDRESS)
     assert not any((await everything(data)).values())
 
 
@@ -157,7 +159,7 @@ async def test_another_root_key_is_refused_and_changes_nothing(data: Settings) -
     before = await everything(data)
     for key in (OTHER_KEY, bytes(32), KEY[::-1], KEY[:-1] + b"\x1e"):
         with pytest.raises(Refused, match="not the one this database was made with"):
-            await bootstrap.start(data, SecretBytes(key), ADDRESS)
+            await serving.start(data, SecretBytes(key), ADDRESS)
     assert await everything(data) == before
     async with started(data):
         pass
@@ -193,7 +195,7 @@ async def test_another_configured_address_than_the_stored_one_is_refused_and_cha
     before = await everything(data)
     for other in ("https://id.example", f"{ADDRESS}0", OTHER_ADDRESS):
         with pytest.raises(Refused, match=rf"external_url is {ADDRESS}:") as caught:
-            await bootstrap.start(with_external_url(data, other), SecretBytes(KEY), ADDRESS)
+            await serving.start(with_external_url(data, other), SecretBytes(KEY), ADDRESS)
         assert caught.value.hint
     assert await everything(data) == before
     async with started(with_external_url(data, ADDRESS), OTHER_ADDRESS):
@@ -203,9 +205,7 @@ async def test_another_configured_address_than_the_stored_one_is_refused_and_cha
 async def test_of_several_first_starts_at_once_one_stores_its_address_for_all(data: Settings) -> None:
     await initialise(data)
     addresses = [f"http://127.0.0.1:{8080 + number}" for number in range(4)]
-    running = await asyncio.gather(
-        *(bootstrap.start(data, SecretBytes(KEY), address) for address in addresses)
-    )
+    running = await asyncio.gather(*(serving.start(data, SecretBytes(KEY), address) for address in addresses))
     issuers = {issuer(each) for each in running}
     for each in running:
         await each.close()
@@ -221,7 +221,7 @@ async def test_a_drain_that_cannot_give_back_its_leases_still_closes_and_wipes(
 
     await initialise(data)
     key = SecretBytes(KEY)
-    running = await bootstrap.start(data, key, ADDRESS)
+    running = await serving.start(data, key, ADDRESS)
     with monkeypatch.context() as patch:
         patch.setattr(running._cipher, "give_back_leases", fail)
         try:
@@ -248,12 +248,12 @@ async def assert_one_installation(data: Settings, keys: list[bytes], won: list[b
                 pass
         else:
             with pytest.raises(Refused, match="not the one"):
-                await bootstrap.start(data, SecretBytes(key), ADDRESS)
+                await serving.start(data, SecretBytes(key), ADDRESS)
 
 
 async def test_of_installers_at_once_one_wins_and_the_others_are_told(data: Settings) -> None:
     keys = [bytes([number]) * 32 for number in range(4)]
-    bootstrap.migrate(data)
+    database.migrate(data)
     results = await asyncio.gather(
         *(initialise(data, key, AdminChoice(f"operator-{key[0]}")) for key in keys), return_exceptions=True
     )
@@ -264,7 +264,7 @@ async def test_of_installers_at_once_one_wins_and_the_others_are_told(data: Sett
 _NODE = """
 import asyncio, sys
 from pathlib import Path
-from qimem import bootstrap
+from qimem.bootstrap import database, first, serving
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.kernel.secret import SecretBytes, SecretText
 directory, url, key = sys.argv[1:]
@@ -274,7 +274,7 @@ settings = Settings(
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    asyncio.run(bootstrap.initialise(settings, SecretBytes(bytes.fromhex(key)), bootstrap.AdminChoice()))
+    asyncio.run(first.initialise(settings, SecretBytes(bytes.fromhex(key)), first.AdminChoice()))
 except Exception as error:
     print(type(error).__name__, error)
 else:

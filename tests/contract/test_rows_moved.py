@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from qimem.authz.permissions import compile_permissions
-from qimem.bootstrap import JsonCodec
+from qimem.bootstrap.core import JsonCodec
 from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.wrap import UnwrapFailed
 from qimem.kernel.clock import ManualClock
@@ -35,6 +35,7 @@ from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.idempotency import IdempotencyRepository
 from qimem.storage.schema import idempotency, kms_key, kms_version, realm_kek
 from tests.contract.repositories.rows import ACME, KEYS, NOW, OTHER, REALMS, a_key, a_realm, uid
+from tests.support.audit import FakeIntents, a_draft
 from tests.support.kms import Where, fetch, naming, put, swap
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +58,7 @@ class Worker:
         self.cipher = CipherService(database, KEYS, self.keyring)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         clock = ManualClock(NOW)
-        work = UnitOfWork(database, IdempotencyRepository(), self.keyring, JsonCodec(), clock)
+        work = UnitOfWork(database, IdempotencyRepository(), self.keyring, JsonCodec(), clock, FakeIntents())
         self.keys = KeyService(database, work, database, KEYS, self.keyring, clock)
 
     async def context(
@@ -68,7 +69,7 @@ class Worker:
         state = await self.caches.fresh(realm_id)
         assert state is not None
         once = None if key is None else IdempotencyKey(key, ROUTE, b"body")
-        return RequestContext("r", actor, state, idempotency=once)
+        return RequestContext("r", actor, state, a_draft(), once)
 
     async def create(self, realm_id: RealmId, subject: str = "ada", key: str | None = None) -> UUID:
         ctx = await self.context(realm_id, subject, key)

@@ -125,7 +125,12 @@ def test_every_process_makes_private_files_and_no_core(server: Server) -> None:
 
 
 def test_everything_it_makes_is_private(server: Server) -> None:
-    assert {path.name for path in server.data.iterdir()} == {"qimem.db", "qimem.db-wal", "qimem.db-shm"}
+    assert {path.name for path in server.data.iterdir()} == {
+        "audit",
+        "qimem.db",
+        "qimem.db-wal",
+        "qimem.db-shm",
+    }
     assert not open_to_others(server.data)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in server.directory.glob("data*")}
     assert modes == {"data": 0o700, "data.root.key": 0o600, "data.credentials.json": 0o600}

@@ -232,7 +232,7 @@ def test_after_a_rotation_no_worker_encrypts_under_the_old_version(two_workers: 
 
 @pytest.mark.acceptance
 def test_a_disabled_key_does_nothing_and_an_enabled_one_everything_at_once(two_workers: World) -> None:
-    assert on_stage(two_workers, disable_and_enable, volume(500)) == []
+    assert on_stage(two_workers, disable_and_enable, volume(2_000, share=0.005)) == []
 
 
 @pytest.mark.acceptance

@@ -41,7 +41,7 @@ for visit in range(visits):
     connection = sqlite3.connect(database, timeout=5)
     connection.execute("SELECT count(*) FROM kms_key").fetchone()
     connection.close()
-    for path in sorted(database.parent.iterdir()):
+    for path in sorted(filter(pathlib.Path.is_file, database.parent.iterdir())):
         hashlib.sha256(path.read_bytes())
         shutil.copy(path, copies)
 print(sqlite3.sqlite_version)

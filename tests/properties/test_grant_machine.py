@@ -26,7 +26,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from qimem import bootstrap
+from qimem.bootstrap import first
+from qimem.bootstrap.core import Core
+from qimem.bootstrap.database import location
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.crypto.passwords import TESTING
 from qimem.crypto.randomness import new_uuid
@@ -47,6 +49,7 @@ from qimem.storage.repositories.users import UserRepository
 from qimem.storage.schema import app_user, client
 from qimem.storage.statement import sql
 from qimem.wire.auth import RefreshRequest, TokenRequest, TokenResponse
+from tests.support.audit import FakeIntents, a_draft
 from tests.support.oauth import taken_apart
 from tests.support.volume import volume
 from tests.unit.oauth.fakes import SECRET, a_client
@@ -211,7 +214,7 @@ class GrantMachine(RuleBasedStateMachine):
         grant = self.grant(which)
         tokens, _ = grant.access[number % len(grant.access)]
         for side, token in zip(self.sides, tokens, strict=True):
-            side.run(side.services.revocation.revoke(token))
+            side.run(side.services.revocation.revoke(token, a_draft()))
         grant.dead.add(tokens[0])
 
     @rule(
@@ -260,7 +263,7 @@ class GrantMachine(RuleBasedStateMachine):
                 username=side.who["user"],
                 password=PASSWORD,
             )
-            answers.append(side.answer(side.services.tokens.exchange(request)))
+            answers.append(side.answer(side.services.tokens.exchange(request, a_draft())))
         return answers
 
     def signed_in(self) -> Grant:
@@ -283,7 +286,7 @@ class GrantMachine(RuleBasedStateMachine):
         # Used before, so that every worker knows the tokens and has to forget them.
         self.use(grant)
         for side, token in zip(self.sides, grant.refresh[self.index(grant, back)], strict=True):
-            side.run(side.services.revocation.revoke(token))
+            side.run(side.services.revocation.revoke(token, a_draft()))
         grant.revoked = True
         self.use(grant)
         self.present(grant, 0, "none")
@@ -310,7 +313,7 @@ class GrantMachine(RuleBasedStateMachine):
                 "secret only": {"client_secret": SECRET},
             }
             request = RefreshRequest(refresh_token=grant.refresh[at][number], **proofs[proof])
-            answers.append(side.answer(side.services.refresh.exchange(request)))
+            answers.append(side.answer(side.services.refresh.exchange(request, a_draft())))
         refusal = self.expected_refusal(grant, at + 1, proof)
         self.use(grant)
         if refusal is not None:
@@ -355,13 +358,13 @@ async def _open(directory: Path, url: str | None) -> tuple[Any, Any, ManualClock
     server = ServerSettings(data_dir=directory, external_url="https://id.example")
     database_settings = DatabaseSettings(url=None if url is None else SecretText(url))
     chosen = replace(Settings(), server=server, database=database_settings)
-    await bootstrap.initialise(chosen, SecretBytes(root_key), bootstrap.AdminChoice())
-    database = bootstrap.location(chosen).open()
+    await first.initialise(chosen, SecretBytes(root_key), first.AdminChoice())
+    database = location(chosen).open()
     instance = await database.read(InstanceRepository().find)
     assert instance is not None
     clock = ManualClock(START)
     root = RootKey(instance.instance_id, SecretBytes(root_key))
-    core = bootstrap._Core(database, root, clock, "https://id.example", TESTING)
+    core = Core(database, root, clock, "https://id.example", TESTING)
     return database, core, clock, await core.lane.hash(SYSTEM_REALM, PASSWORD)
 
 
@@ -375,7 +378,7 @@ def sides(tmp_path: Path, postgres_url: str) -> Iterator[tuple[Side, ...]]:
         ]
         unused: Any = None
         yield tuple(
-            Side(runner.run, database, core, clock, phc, core.services(unused))
+            Side(runner.run, database, core, clock, phc, core.services(unused, FakeIntents(), unused, unused))
             for database, core, clock, phc in opened
         )
         for database, core, _, _ in opened:

@@ -176,21 +176,59 @@ def leases_without_writing() -> None:
 
 def acknowledges_keys_before_commit() -> None:
     """The answer to a new key leaves when its rows are inserted, and the commit comes a moment later."""
-    from qimem.kms.keys import KeyService
+    from qimem.kernel.audit_draft import AuditDraft
     from qimem.storage import sqlite_writer
 
     # Keys alone: a server that begins every answer too early does not even start.
-    name = f"{KeyService.create.__qualname__}.<locals>"
+    def makes_a_key(operation: Any) -> bool:
+        held = (cell.cell_contents for cell in operation.work.__closure__ or ())
+        return any(isinstance(value, AuditDraft) and value.event == "keys.create" for value in held)
+
     end = sqlite_writer.SqliteWriter._end
 
     def late(self: sqlite_writer.SqliteWriter, group: Any, **how: Any) -> None:
-        early = [operation for operation in group if operation.work.__qualname__.startswith(name)]
+        early = [operation for operation in group if makes_a_key(operation)]
         if early:
             sqlite_writer._deliver(early)
             time.sleep(_LATE_SECONDS)
         end(self, group, **how)
 
     _replace(sqlite_writer.SqliteWriter, "_end", late)
+
+
+def dies_between_commit_and_log() -> None:
+    """The worker ends when a new key is committed and its record stands in no log yet."""
+    from qimem.audit.recorder import AuditRecorder
+
+    record = AuditRecorder.record
+
+    def die(self: AuditRecorder, draft: Any, *how: Any) -> None:
+        if draft.intent is not None and draft.event == "keys.create":
+            os._exit(9)
+        record(self, draft, *how)
+
+    _replace(AuditRecorder, "record", die)
+
+
+def keeps_intents_to_itself() -> None:
+    """Records of changes are not written beside them."""
+    from qimem.storage.repositories.audit import IntentRepository
+
+    _replace(IntentRepository, "put", lambda *_: None)
+    dies_between_commit_and_log()
+
+
+def has_a_slow_log() -> None:
+    """Not a fault: each write of the log takes long, as on a busy disk."""
+    from qimem.audit import writer
+
+    write_all = writer.write_all
+
+    def slowly(*what: Any) -> None:
+        time.sleep(_LATE_SECONDS)
+        write_all(*what)
+
+    _replace(writer, "write_all", slowly)
 
 
 def replaces_no_worker() -> None:

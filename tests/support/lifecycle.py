@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from qimem.authz.permissions import EVERYTHING_IN_REALM, compile_permissions
-from qimem.bootstrap import JsonCodec
+from qimem.bootstrap.core import JsonCodec
 from qimem.crypto.algorithms import ENVELOPE_IDS, Algorithm
 from qimem.crypto.envelope import parse_envelope
 from qimem.crypto.randomness import new_uuid, random_bytes
@@ -43,6 +43,7 @@ from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
 from qimem.wire.security import KeyMetadata
+from tests.support.audit import FakeIntents, a_draft
 
 ABSENT = -1
 """The number of an id that nothing has."""
@@ -230,7 +231,7 @@ class Worker:
     ) -> None:
         store = store or KeyRepository()
         keyring = Keyring(root_key, database, store)
-        work = UnitOfWork(database, IdempotencyRepository(), keyring, JsonCodec(), clock)
+        work = UnitOfWork(database, IdempotencyRepository(), keyring, JsonCodec(), clock, FakeIntents())
         self.keys = KeyService(database, work, epochs or database, store, keyring, clock)
         self.cipher = CipherService(database, store, keyring)
         self._caches = RealmCaches(database, database)
@@ -241,7 +242,7 @@ class Worker:
         assert state is not None
         permissions = compile_permissions(frozenset({EVERYTHING_IN_REALM}))
         actor = Actor(realm_id, ActorKind.USER, "ada", ClientId("app"), "token", permissions)
-        return RequestContext("request", actor, state)
+        return RequestContext("request", actor, state, a_draft())
 
 
 Wiring = Callable[[OpenDatabase, RootKey, Clock], Worker]

@@ -6,7 +6,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qimem.bootstrap import ENDPOINTS, Installed, JsonCodec, location
+from qimem.bootstrap.core import JsonCodec
+from qimem.bootstrap.database import location
+from qimem.bootstrap.first import Installed
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.kernel.secret import SecretText
 from qimem.wire.auth import Realm, Role, User

@@ -11,7 +11,7 @@ from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretText
 
 if TYPE_CHECKING:
-    from qimem.bootstrap import AdminChoice
+    from qimem.bootstrap.first import AdminChoice
 
 _BYTES_MAX = PASSWORD_CHARS_MAX * 4 + 2
 
@@ -26,7 +26,7 @@ def choose_admin(username: str, password_file: Path | None) -> AdminChoice:
     Raises:
         Refused: the file cannot be read or is not one line of text.
     """
-    from qimem.bootstrap import AdminChoice  # noqa: PLC0415 - heavy
+    from qimem.bootstrap.first import AdminChoice  # noqa: PLC0415 - heavy
 
     if password_file is None:
         return AdminChoice(username=username)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from qimem.bootstrap import location
+from qimem.bootstrap.database import location
 from qimem.config.schema import Settings
 from qimem.config.values import Address
 from qimem.crypto.mac import key_check_value

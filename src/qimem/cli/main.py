@@ -26,6 +26,7 @@ _COMMANDS = {
     "token": ("token", "token", "Print a fresh access token."),
     "doctor": ("doctor", "doctor", "Look for what is wrong with an installation."),
     "config": ("config", "config", "Look at the configuration."),
+    "audit": ("audit", "audit", "Look into the audit log."),
     "envelope": ("envelope", "envelope", "Look into envelopes."),
 }
 

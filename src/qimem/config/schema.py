@@ -88,6 +88,34 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The section `[audit]`."""
+
+    mode: str = _option(
+        "strict",
+        values.choice("strict", "interval"),
+        "strict answers when the record is on the disk; interval writes five times a second.",
+    )
+    retention_days: int | None = _option(
+        None,
+        values.integer(1, 36_500),
+        "Sealed segments are given up at this age; unset keeps them.",
+        unit="days",
+    )
+    retention_mebibytes: int | None = _option(
+        None,
+        values.integer(16, 2**30),
+        "Sealed segments of a worker may take this much, compressed; unset is no limit.",
+        unit="MiB",
+    )
+    archive_command: tuple[str, ...] = _option(
+        (),
+        values.words,
+        "Given each segment's path before it is given up; it is kept unless this ends with 0.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration."""
 
@@ -95,6 +123,7 @@ class Settings:
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     seal: SealSettings = field(default_factory=SealSettings)
     web: WebSettings = field(default_factory=WebSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -103,6 +132,7 @@ SECTIONS: dict[str, type[Any]] = {
     "database": DatabaseSettings,
     "seal": SealSettings,
     "web": WebSettings,
+    "audit": AuditSettings,
     "log": LogSettings,
 }
 

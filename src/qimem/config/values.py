@@ -149,6 +149,14 @@ def origins(value: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+def words(value: object) -> tuple[str, ...]:
+    """A command: its program and arguments as a list, or as one text with spaces between them."""
+    found = tuple(value.split()) if isinstance(value, str) else tuple(_items(value))
+    if not all(found) or (isinstance(value, str) and not found):
+        raise ValueError("expected a command")
+    return found
+
+
 def _items(value: object) -> list[str]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]

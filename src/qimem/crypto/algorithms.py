@@ -14,6 +14,7 @@ class Algorithm(StrEnum):
     AES256_GCM = "aes256_gcm"
     CHACHA20_POLY1305 = "chacha20_poly1305"
     ES256 = "es256"
+    ED25519 = "ed25519"
     HMAC_SHA256 = "hmac_sha256"
 
 

@@ -62,6 +62,11 @@ def token_text(count: int) -> str:
     return base64.urlsafe_b64encode(os.urandom(count)).rstrip(b"=").decode("ascii")
 
 
+def token_hex(count: int) -> str:
+    """`count` random bytes as lower-case hexadecimal digits."""
+    return os.urandom(count).hex()
+
+
 def fill(buffer: bytearray) -> None:
     """Fill a caller's buffer with key-grade randomness, leaving no copy elsewhere on the heap.
 

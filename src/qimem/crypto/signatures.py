@@ -1,4 +1,7 @@
-"""ES256: ECDSA on P-256 with SHA-256 (FIPS 186-5), signatures as r‖s (RFC 7518 §3.4)."""
+"""Signatures: ES256 for tokens, Ed25519 for the audit log.
+
+ES256 is ECDSA on P-256 with SHA-256 (FIPS 186-5), signatures as r‖s (RFC 7518 §3.4); Ed25519 is RFC 8032.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from qimem.kernel.secret import SecretBytes
@@ -73,6 +77,47 @@ class ES256Verifier:
         r, s = int.from_bytes(signature[:_SCALAR_BYTES]), int.from_bytes(signature[_SCALAR_BYTES:])
         try:
             self._key.verify(encode_dss_signature(r, s), data, _ALGORITHM)
+        except InvalidSignature:
+            raise SignatureInvalid from None
+
+
+class Ed25519Signer:
+    """Signs with one private key; keeps the library's object, not the 32-byte seed."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, seed: SecretBytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(bytes(seed.reveal()))
+
+    def public_bytes(self) -> bytes:
+        """The 32-byte public key."""
+        return self._key.public_key().public_bytes_raw()
+
+    def sign(self, data: bytes) -> bytes:
+        """64-byte signature."""
+        return self._key.sign(data)
+
+
+class Ed25519Verifier:
+    """Verifies against one 32-byte public key.
+
+    Raises:
+        ValueError: not 32 bytes.
+    """
+
+    __slots__ = ("_key",)
+
+    def __init__(self, public: bytes) -> None:
+        self._key = Ed25519PublicKey.from_public_bytes(public)
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Return if the 64-byte signature is good.
+
+        Raises:
+            SignatureInvalid: it is not, or has another length.
+        """
+        try:
+            self._key.verify(signature, data)
         except InvalidSignature:
             raise SignatureInvalid from None
 

@@ -7,10 +7,12 @@ never makes a wait negative or a window endless.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 MICROSECONDS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -60,5 +62,22 @@ class ManualClock:
 
 def rfc3339(microseconds: int) -> str:
     """Render wall time as RFC 3339 UTC with `Z`, e.g. `2026-11-24T12:00:00.000000Z`."""
-    moment = datetime.fromtimestamp(microseconds // MICROSECONDS, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{microseconds % MICROSECONDS:06d}Z"
+    return f"{_to_the_second(microseconds // MICROSECONDS)}.{microseconds % MICROSECONDS:06d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """Microseconds since the Unix epoch of an RFC 3339 time with an offset.
+
+    Raises:
+        ValueError: it is none.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no offset")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(seconds: int) -> str:
+    # Most of what is stamped is stamped now: 3.2 µs become 0.5.
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

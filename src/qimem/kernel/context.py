@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from qimem.kernel.epochs import RealmCache
 from qimem.kernel.ids import ClientId, RealmId
+
+if TYPE_CHECKING:
+    from qimem.kernel.audit_draft import AuditDraft
 
 
 class ActorKind(StrEnum):
@@ -73,13 +76,13 @@ class RequestContext(NamedTuple):
         actor: The caller.
         state: What this worker knows of the target realm under one epoch, which was read after the request
             arrived. The target is the actor's own realm unless an operator named another.
-        address: The peer's address as text.
+        draft: Its audit record, to be filled in by who serves it.
     """
 
     request_id: str
     actor: Actor
     state: RealmCache
-    address: str = ""
+    draft: AuditDraft
     idempotency: IdempotencyKey | None = None
 
     @property

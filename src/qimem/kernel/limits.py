@@ -84,6 +84,30 @@ BUSY_TIMEOUT_SECONDS: Final = 2.0
 MIGRATION_WAIT_SECONDS: Final = 30.0
 """A process that meets another one migrating waits for it to end."""
 
+# Audit log.
+AUDIT_SEGMENT_BYTES: Final = 16 * 1024 * 1024
+AUDIT_SEGMENT_IN_MEMORY_BYTES: Final = 1024 * 1024
+"""Two are filled with zeros in advance: a throw-away server must not take what it never needs."""
+AUDIT_BATCH_RECORDS_MAX: Final = 1_024
+AUDIT_WAITING_MAX: Final = 16_384
+"""Records that wait for the disk; beyond it requests are refused before anything is done."""
+AUDIT_WRITE_SECONDS: Final = 0.8
+"""A disk that takes longer is taken for gone: callers are answered within a second."""
+AUDIT_RETRY_SECONDS: Final = 0.25
+AUDIT_INTERVAL_SECONDS: Final = 0.2
+"""How long records gather in mode `interval`."""
+AUDIT_CHECKPOINT_SECONDS: Final = 1.0
+AUDIT_TIDY_SECONDS: Final = 1.0
+AUDIT_SEGMENTS_SECONDS: Final = 10.0
+"""How often sealed segments are looked after."""
+AUDIT_ARCHIVE_SECONDS: Final = 60.0
+AUDIT_REFUSALS_SECONDS: Final = 60.0
+AUDIT_REFUSALS_MAX: Final = 4_096
+"""Addresses and reasons that are counted apart in one minute."""
+AUDIT_SEGMENTS_PER_QUESTION: Final = 8
+AUDIT_LAG_SECONDS: Final = 60
+"""Between the making of a record and its place in the log; far more than any deadline allows."""
+
 # Processes.
 WORKERS_MAX: Final = 64
 DRAIN_SECONDS: Final = 10.0

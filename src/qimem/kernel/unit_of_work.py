@@ -1,4 +1,4 @@
-"""One mutation, once: the effect and the record that makes its repetition harmless, in one transaction.
+"""One mutation, once: the effect, its audit record and what makes its repetition harmless, in one transaction.
 
 A caller may send `Idempotency-Key` with a create or rotate. The first request stores its answer,
 sealed, beside its effect; a repetition within 24 hours gets that answer again and has no effect.
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 from qimem.errors import Conflict, Mismatch
+from qimem.kernel.audit_draft import AuditDraft, Intent
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.context import IdempotencyKey, RequestContext
 from qimem.kernel.ids import RealmId
@@ -19,6 +21,8 @@ from qimem.kernel.limits import IDEMPOTENCY_SECONDS
 from qimem.kernel.transaction import Database, Tx, UniqueViolation
 
 T = TypeVar("T")
+
+_OK, _REPLAYED = "ok", "replayed"
 
 
 class Slot(NamedTuple):
@@ -103,8 +107,24 @@ class AnswerCodec(Protocol):
         ...
 
 
+class Intents(Protocol):
+    """Audit records beside their effects."""
+
+    def put(self, tx: Tx, draft: AuditDraft) -> Intent:
+        """Write the record of the draft."""
+        ...
+
+    def undone(self, intent: Intent) -> None:
+        """The transaction did not happen."""
+        ...
+
+    def in_doubt(self, intent: Intent) -> None:
+        """Nobody knows whether the transaction happened."""
+        ...
+
+
 class UnitOfWork:
-    """Runs mutations, exactly once for callers that ask for it."""
+    """Runs mutations, exactly once for callers that ask for it, none without its audit record."""
 
     def __init__(
         self,
@@ -113,13 +133,47 @@ class UnitOfWork:
         sealers: RecordSealers,
         codec: AnswerCodec,
         clock: Clock,
+        intents: Intents,
     ) -> None:
+        self._intents = intents
         self._database = database
         self._store = store
         self._sealers = sealers
         self._codec = codec
         self._clock = clock
         self._running: set[Slot] = set()
+
+    async def apply(self, draft: AuditDraft, fn: Callable[[Tx], T]) -> T:
+        """Run `fn` durably, and its audit record with it.
+
+        Args:
+            draft: What `fn` does; `fn` notes the rest. An outcome `replayed` stands for no effect.
+            fn: Runs inside the transaction.
+
+        Raises:
+            Unavailable: see `Database.write`.
+        """
+        tried: list[Intent] = []
+
+        def recorded(tx: Tx) -> T:
+            value = fn(tx)
+            while tried:
+                # A serialization failure undid the attempt before this one.
+                self._intents.undone(tried.pop())
+            if draft.outcome != _REPLAYED:
+                tried.append(self._intents.put(tx, draft))
+            return value
+
+        try:
+            value = await self._database.write(recorded)
+        except BaseException as error:
+            refused = isinstance(error, Exception) and getattr(error, "code", "") != "outcome_unknown"
+            for intent in tried:
+                (self._intents.undone if refused else self._intents.in_doubt)(intent)
+            raise
+        if tried:
+            draft.intent = tried[0]
+        return value
 
     async def run(
         self,
@@ -145,12 +199,13 @@ class UnitOfWork:
             Mismatch: the key was used with another body.
             Unavailable: see `Database.write`.
         """
-        idempotency = ctx.idempotency
+        draft, idempotency = ctx.draft, ctx.idempotency
+        effect = partial(_noted, draft, fn, object_id)
         if idempotency is None:
-            return await self._database.write(fn)
+            return await self.apply(draft, effect)
         slot = Slot(ctx.actor.realm_id, ctx.actor.subject, idempotency.route, idempotency.key)
         if slot in self._running:
-            return await self._finished(slot, idempotency, answer_type)
+            return await self._finished(draft, slot, idempotency, answer_type)
         self._running.add(slot)
         try:
             sealer = await self._sealers.record_sealer(slot.realm_id)
@@ -160,25 +215,27 @@ class UnitOfWork:
             def once(tx: Tx) -> tuple[T, bool]:
                 earlier = self._earlier(tx, slot, fingerprint)
                 if earlier is not None:
-                    return self._replay(earlier, sealer, answer_type), True
-                answer = fn(tx)
+                    return self._replay(draft, earlier, sealer, answer_type), True
+                answer = effect(tx)
                 sealed = None if holds_secret else sealer.seal(_label(slot), self._codec.encode(answer))
                 self._put(tx, slot, fingerprint, sealed, object_id(answer))
                 return answer, False
 
-            answer, idempotency.replayed = await self._database.write(once)
+            answer, idempotency.replayed = await self.apply(draft, once)
             return answer
         finally:
             self._running.discard(slot)
 
-    async def _finished(self, slot: Slot, idempotency: IdempotencyKey, answer_type: type[T]) -> T:
+    async def _finished(
+        self, draft: AuditDraft, slot: Slot, idempotency: IdempotencyKey, answer_type: type[T]
+    ) -> T:
         # The one at work may itself be a repetition: what was answered before is not in progress.
         sealer = await self._sealers.record_sealer(slot.realm_id)
         fingerprint = sealer.fingerprint(idempotency.body_digest)
         earlier = await self._database.read(lambda tx: self._earlier(tx, slot, fingerprint))
         if earlier is None:
             raise _in_progress()
-        answer = self._replay(earlier, sealer, answer_type)
+        answer = self._replay(draft, earlier, sealer, answer_type)
         idempotency.replayed = True
         return answer
 
@@ -190,7 +247,10 @@ class UnitOfWork:
             raise Mismatch("this Idempotency-Key was used with another request")
         return row
 
-    def _replay(self, row: IdempotencyRow, sealer: RecordSealer, answer_type: type[T]) -> T:
+    def _replay(
+        self, draft: AuditDraft, row: IdempotencyRow, sealer: RecordSealer, answer_type: type[T]
+    ) -> T:
+        draft.outcome, draft.target = _REPLAYED, row.object_id
         if row.answer_sealed is None:
             raise Conflict("already done", code="already_done", object_id=row.object_id)
         return self._codec.decode(sealer.open(_label(row.slot), row.answer_sealed), answer_type)
@@ -210,6 +270,14 @@ class UnitOfWork:
         except UniqueViolation:
             # Another worker's request came between our look and our insert.
             raise _in_progress() from None
+
+
+def _noted(draft: AuditDraft, fn: Callable[[Tx], T], object_id: Callable[[T], str], tx: Tx) -> T:
+    draft.outcome = _OK
+    answer = fn(tx)
+    if draft.key_id is None:
+        draft.target = object_id(answer)
+    return answer
 
 
 def _in_progress() -> Conflict:

@@ -20,6 +20,7 @@ from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.envelope import EnvelopeWriter, parse_envelope
 from qimem.crypto.randomness import nonce12
 from qimem.errors import Invalid
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import RequestContext
 from qimem.kernel.epochs import RealmCache
 from qimem.kernel.ids import RealmId, is_name
@@ -93,6 +94,7 @@ class CipherService:
         if usable is None:
             usable = await self._encryptable(ctx, ref)
         else:
+            _note(ctx.draft, usable.version)
             require(ctx, Permission.KEYS_ENCRYPT, usable.version.lineage_id)
         handle = usable.handle
         if not handle.lease.take():
@@ -120,6 +122,7 @@ class CipherService:
         if usable is None:
             usable = await self._decryptable(ctx, envelope.key_id)
         else:
+            _note(ctx.draft, usable.version)
             require(ctx, Permission.KEYS_DECRYPT, usable.version.lineage_id)
         version = usable.version
         if envelope.algorithm is not version.algorithm:
@@ -141,23 +144,26 @@ class CipherService:
             self._store.return_messages(tx, lease.realm_id, lease.key_id, count)
 
     async def _encryptable(self, ctx: RequestContext, ref: KeyRef) -> Usable:
-        version = await self._find(ctx.state, ref)
+        version = await self._find(ctx, ref)
         require(ctx, Permission.KEYS_ENCRYPT, version.lineage_id)
         check_can_encrypt(version)
         return await self._keep(ctx.state, ("encrypt", _slot(ref)), ref, version)
 
     async def _decryptable(self, ctx: RequestContext, key_id: UUID) -> Usable:
         ref = KeyRef(key_id=key_id)
-        version = await self._find(ctx.state, ref)
+        version = await self._find(ctx, ref)
         require(ctx, Permission.KEYS_DECRYPT, version.lineage_id)
         check_can_decrypt(version)
         return await self._keep(ctx.state, ("decrypt", key_id.bytes), ref, version)
 
-    async def _find(self, state: RealmCache, ref: KeyRef) -> KeyVersion:
-        realm_id = state.realm_id
+    async def _find(self, ctx: RequestContext, ref: KeyRef) -> KeyVersion:
+        state, realm_id = ctx.state, ctx.realm_id
+        # Also of a key that is not found the log tells which one was asked for.
+        ctx.draft.key_id = ref.key_id
         found = await state.get("version", ref, lambda tx: find_version(self._store, tx, realm_id, ref))
         if found is None:
             raise key_not_found(ref)
+        _note(ctx.draft, found)
         return found
 
     async def _keep(
@@ -178,6 +184,10 @@ def find_version(store: KeyStore, tx: Tx, realm_id: RealmId, ref: KeyRef) -> Key
         # No key can have it, and not every database can be asked for it.
         return None
     return store.find_active(tx, realm_id, Purpose.ENCRYPTION, lineage_id=ref.lineage_id, name=ref.name)
+
+
+def _note(draft: AuditDraft, version: KeyVersion) -> None:
+    draft.key_id, draft.version = version.key_id, version.version
 
 
 def _slot(ref: KeyRef) -> object:

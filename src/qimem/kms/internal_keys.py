@@ -63,7 +63,7 @@ class RealmKeyProvisioning:
         kek = RealmKek(self._keyring.instance_id, realm_id, 1, random_key())
         keys = []
         for purpose, (algorithm, generate) in _INTERNAL.items():
-            version = _first_version(realm_id, purpose, algorithm, now_us)
+            version = first_version(realm_id, purpose, algorithm, now_us)
             material = generate()
             keys.append((version, WrappedMaterial(kek.wrap_material(version, material), kek.version)))
             material.wipe()
@@ -182,7 +182,8 @@ def _own_copy(material: SecretBytes) -> SecretBytes:
     return SecretBytes(material.reveal())
 
 
-def _first_version(realm_id: RealmId, purpose: Purpose, algorithm: Algorithm, now_us: int) -> KeyVersion:
+def first_version(realm_id: RealmId, purpose: Purpose, algorithm: Algorithm, now_us: int) -> KeyVersion:
+    """The first version of a realm's own key."""
     key_id = new_uuid()
     return KeyVersion(
         realm_id=realm_id,

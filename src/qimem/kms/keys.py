@@ -81,6 +81,7 @@ class KeyService:
         def insert(tx: Tx) -> KeyMetadata:
             if not self._store.insert_key(tx, version, material):
                 raise Conflict(f"key already exists: {name}", code="already_exists")
+            ctx.draft.used_key(key_id, version.version)
             return metadata(version)
 
         return await self._work.run(ctx, insert, KeyMetadata, object_id=lambda answer: str(answer.key_id))
@@ -113,6 +114,8 @@ class KeyService:
             if not self._store.succeed(tx, old, new, new_material(kek, new)):
                 check_can_rotate(replace(old, active=False))
             self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.used_key(new.key_id, new.version)
+            ctx.draft.target = str(new.lineage_id)
             return metadata(new)
 
         return await self._work.run(ctx, succeed, KeyMetadata, object_id=lambda answer: str(answer.key_id))
@@ -132,9 +135,11 @@ class KeyService:
             target = {"key_id": key_id} if scope == "version" else {"lineage_id": found.lineage_id}
             self._store.set_enabled(tx, ctx.realm_id, enabled=enabled, **target)
             self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.used_key(found.key_id, found.version)
+            ctx.draft.target = str(key_id if scope == "version" else found.lineage_id)
             return metadata(replace(found, enabled=enabled))
 
-        return await self._database.write(change)
+        return await self._work.apply(ctx.draft, change)
 
     async def get(self, ctx: RequestContext, key_id: UUID) -> KeyDetails:
         """One version and all versions of its lineage.

@@ -29,6 +29,7 @@ class Purpose(StrEnum):
     TOKEN_SIGNING = "token-signing"  # noqa: S105 - a purpose, not a secret
     REFRESH_MAC = "refresh-mac"
     PASSWORD_PEPPER = "password-pepper"  # noqa: S105 - a purpose, not a secret
+    AUDIT_SIGNING = "audit-signing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from qimem.crypto.jose import CompactWriter, TokenInvalid, unverified_payload, verify_compact
-from qimem.crypto.randomness import new_uuid
 from qimem.errors import Unauthenticated
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.ids import ClientId, RealmId, is_realm_id, parse_uuid
@@ -58,6 +57,7 @@ class AccessTokens:
         grant_id: UUID | None,
         scope: str | None,
         lifetime_seconds: int,
+        token_id: str,
     ) -> str:
         """A signed token for this subject, valid from now for the given time."""
         now = self._clock.now_us() // MICROSECONDS
@@ -69,7 +69,7 @@ class AccessTokens:
             "realm": realm_id,
             "roles": standing.roles,
             "permissions": sorted(standing.permissions.names),
-            "jti": str(new_uuid()),
+            "jti": token_id,
             "token_use": "access",
             "iat": now,
             "exp": now + lifetime_seconds,

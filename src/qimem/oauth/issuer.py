@@ -11,11 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+from qimem.crypto.randomness import new_uuid
 from qimem.errors import Conflict, Invalid
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.limits import ACCESS_TOKEN_SECONDS, BEARER_CHARS_MAX
 from qimem.kernel.transaction import Database, Tx
+from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.oauth.access_token import AccessTokens
 from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
 from qimem.oauth.ports import RefreshMac
@@ -36,6 +39,7 @@ class Authorization:
         scope: Asked for by the caller, None for the client's whole scope.
         write_grant: Writes the grant with the scope given to it and returns it as it then stands;
             None for grant types that leave no grant behind.
+        draft: The audit record of the request.
     """
 
     grant_type: GrantType
@@ -44,6 +48,7 @@ class Authorization:
     user_id: UUID | None
     scope: str | None
     write_grant: Callable[[Tx, str | None], GrantRecord] | None
+    draft: AuditDraft
 
 
 class Issuer:
@@ -52,12 +57,14 @@ class Issuer:
     def __init__(
         self,
         database: Database,
+        work: UnitOfWork,
         standing: StandingCheck,
         access_tokens: AccessTokens,
         macs: RefreshMac,
         clock: Clock,
     ) -> None:
         self._database = database
+        self._work = work
         self._standing = standing
         self._access_tokens = access_tokens
         self._macs = macs
@@ -72,6 +79,7 @@ class Issuer:
                 or user is gone or disabled meanwhile.
             Unavailable: the grant could not be written.
         """
+        draft, token_id = authorization.draft, str(new_uuid())
 
         def effect(tx: Tx) -> tuple[Standing, GrantRecord | None, str | None]:
             standing = self._standing.load(
@@ -83,17 +91,27 @@ class Issuer:
                 raise Invalid("grant type not allowed", code="unauthorized_client")
             _check_fits(standing)
             scope = _narrowed(standing.client, authorization.scope)
-            if authorization.write_grant is None:
+            grant = None if authorization.write_grant is None else authorization.write_grant(tx, scope)
+            draft.realm_id, draft.subject = authorization.realm_id, standing.subject
+            draft.client_id, draft.token_id = standing.client.client_id, token_id
+            if grant is None:
                 return standing, None, scope
-            grant = authorization.write_grant(tx, scope)
+            draft.target = str(grant.grant_id)
             return standing, grant, grant.scope
 
-        run = self._database.read if authorization.write_grant is None else self._database.write
-        standing, grant, scope = await run(effect)
-        return await self._answer(authorization.realm_id, standing, grant, scope)
+        if authorization.write_grant is None:
+            standing, grant, scope = await self._database.read(effect)
+        else:
+            standing, grant, scope = await self._work.apply(draft, effect)
+        return await self._answer(authorization.realm_id, standing, grant, scope, token_id)
 
     async def _answer(
-        self, realm_id: RealmId, standing: Standing, grant: GrantRecord | None, scope: str | None
+        self,
+        realm_id: RealmId,
+        standing: Standing,
+        grant: GrantRecord | None,
+        scope: str | None,
+        token_id: str,
     ) -> TokenResponse:
         refresh_token = None
         if grant is not None and GrantType.REFRESH_TOKEN in standing.client.grant_types:
@@ -106,8 +124,11 @@ class Issuer:
             # The grant's end is absolute: a token issued shortly before it must not outlive it.
             left = (grant.expires_us - self._clock.now_us()) // MICROSECONDS
             expires_in = max(1, min(expires_in, left))
+        access_token = await self._access_tokens.write(
+            realm_id, standing, grant_id, scope, expires_in, token_id
+        )
         return TokenResponse(
-            access_token=await self._access_tokens.write(realm_id, standing, grant_id, scope, expires_in),
+            access_token=access_token,
             expires_in=expires_in,
             token_type="Bearer",  # noqa: S106 - RFC 6750 token type
             refresh_token=refresh_token,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qimem.errors import Invalid
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.secret import SecretText
 from qimem.oauth.client_auth import ClientAuthenticator
 from qimem.oauth.grants.client_credentials import ClientCredentialsGrant
@@ -24,7 +25,7 @@ class TokenEndpoint:
         self._password = password
         self._client_credentials = client_credentials
 
-    async def exchange(self, request: TokenRequest) -> TokenResponse:
+    async def exchange(self, request: TokenRequest, draft: AuditDraft) -> TokenResponse:
         """Tokens for what the request proves.
 
         Raises:
@@ -35,11 +36,12 @@ class TokenEndpoint:
         grant_type = GrantType.PASSWORD if request.grant_type is None else request.grant_type
         secret = SecretText(request.client_secret) if request.client_secret is not None else None
         client = await self._clients.authenticate(request.client_id, secret, request.realm_id)
+        draft.realm_id, draft.client_id = client.realm_id, client.client_id
         if grant_type not in (GrantType.PASSWORD, GrantType.CLIENT_CREDENTIALS):
             raise Invalid("unsupported grant type", code="unsupported_grant_type")
         if grant_type not in client.grant_types:
             # Before the password is hashed: a client that may not ask gets no work done for it.
             raise Invalid("grant type not allowed", code="unauthorized_client")
         if grant_type == GrantType.CLIENT_CREDENTIALS:
-            return await self._client_credentials.exchange(client, request)
-        return await self._password.exchange(client, request)
+            return await self._client_credentials.exchange(client, request, draft)
+        return await self._password.exchange(client, request, draft)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qimem.kernel.refusal import Refused
 
 if TYPE_CHECKING:
-    from qimem.bootstrap import Installed
+    from qimem.bootstrap.first import Installed
 
 DEFAULT_FILE = Path("data.credentials.json")
 

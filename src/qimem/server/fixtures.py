@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qimem.bootstrap import location
+from qimem.bootstrap.database import location
 from qimem.config.fixtures import ClientFixture
 from qimem.config.schema import Settings
 from qimem.crypto.mac import digest

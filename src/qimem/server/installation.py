@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from qimem import bootstrap
-from qimem.bootstrap import AdminChoice, AlreadyInitialised, Installed
+from qimem.bootstrap import database, first
+from qimem.bootstrap.first import AdminChoice, AlreadyInitialised, Installed
 from qimem.config.schema import Settings
 from qimem.errors import Conflict
 from qimem.kernel.refusal import Refused
@@ -47,7 +47,7 @@ async def initialise(settings: Settings, admin: AdminChoice, environ: Mapping[st
     """
     make_private(settings.server.data_dir)
     with sole_preparer(settings.server.data_dir):
-        if await bootstrap.is_initialised(settings):
+        if await database.is_initialised(settings):
             raise Conflict("initialised already", code="already_exists", hint="start it with qimem serve")
         custody = _custody(settings, environ, explicit=True)
         key = _key_for_new(settings, custody)
@@ -74,7 +74,7 @@ async def open_or_initialise(
     make_private(settings.server.data_dir)
     with sole_preparer(settings.server.data_dir):
         custody = _custody(settings, environ, explicit=False)
-        if await bootstrap.is_initialised(settings):
+        if await database.is_initialised(settings):
             key = custody.load()
             _migrate(settings)
             return Opened(key, None)
@@ -94,13 +94,13 @@ async def initialise_in_memory(settings: Settings, admin: AdminChoice) -> Opened
     """Make an installation whose root key exists nowhere but in this process."""
     make_private(settings.server.data_dir)
     key = random_key()
-    installed = await bootstrap.initialise(settings, key, admin)
+    installed = await first.initialise(settings, key, admin)
     return Opened(key, replace(installed, root_key_file=None))
 
 
 async def _make(settings: Settings, key: SecretBytes, admin: AdminChoice, custody: Seal) -> Installed:
     try:
-        installed = await bootstrap.initialise(settings, key, admin)
+        installed = await first.initialise(settings, key, admin)
     except AlreadyInitialised as error:
         # On a shared database another node was faster, with a root key of its own.
         raise Refused(
@@ -112,7 +112,7 @@ async def _make(settings: Settings, key: SecretBytes, admin: AdminChoice, custod
 
 def _migrate(settings: Settings) -> None:
     try:
-        bootstrap.migrate(settings)
+        database.migrate(settings)
     except SchemaTooNew as error:
         raise Refused(
             "the data was written by a newer version", "install that version or a later one"

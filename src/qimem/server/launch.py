@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from qimem.bootstrap import AdminChoice, Installed, start
+from qimem.bootstrap.first import AdminChoice, Installed
+from qimem.bootstrap.serving import start
 from qimem.config.schema import Settings
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory

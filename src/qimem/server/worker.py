@@ -63,7 +63,7 @@ def main(arguments: list[str], start: Start | None = None) -> int:
 
 
 def _product() -> Start:
-    from qimem.bootstrap import start  # noqa: PLC0415
+    from qimem.bootstrap.serving import start  # noqa: PLC0415
 
     return start
 

@@ -289,3 +289,13 @@ job = sa.Table(
     _time("leased_until_us"),
     _time("last_run_us"),
 )
+
+audit_intent = sa.Table(
+    "audit_intent",
+    METADATA,
+    # A stream is a node's and not a realm's, as its log is; the line says which realm it is about.
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("record_id", sa.Text, primary_key=True),
+    sa.Column("segment", sa.Integer, nullable=False),
+    sa.Column("line", sa.LargeBinary, nullable=False),
+)

@@ -1,7 +1,7 @@
 """The HTTP application: one ASGI callable that judges every request in the order of the contract.
 
 Path 404 · method 405 · declared length 413 · token 401 · permission 403 · media type 415 · body 400
-· realm 404 · and then whatever the handler finds. Every endpoint of every resource passes through
+· realm 404 · and then whatever the handler finds. What has to be recorded is recorded before its answer. Every endpoint of every resource passes through
 the same lines below; a handler never authenticates, decodes or renders anything itself.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl
 
 from qimem.authz.permissions import Permission
 from qimem.crypto.mac import digest
 from qimem.errors import Forbidden, Internal, Invalid, QimemError, outcome_unknown
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import Actor, IdempotencyKey, RequestContext
 from qimem.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
 from qimem.observability.logging import report_unexpected
@@ -24,6 +25,7 @@ from qimem.web.kit.cors import Cors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.errors import TransportError
 from qimem.web.kit.gate import Gate
+from qimem.web.kit.recording import Recorder, code_of, note_refusal, waits_for_record
 from qimem.web.kit.router import Router, allow_header
 from qimem.web.services import Services
 
@@ -43,14 +45,27 @@ Answer = tuple[int, bytes, bytes]
 """Status, rendered header lines, body."""
 
 
-class _Asked(NamedTuple):
+class _Asked:
     """One request before anything was made of it; headers of the same name show the last value."""
 
-    scope: Scope
-    headers: Mapping[bytes, bytes]
-    receive: Receive
-    request_id: bytes
-    exchange: Any
+    __slots__ = ("draft", "endpoint", "exchange", "headers", "receive", "request_id", "scope")
+
+    def __init__(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, request_id: bytes, exchange: Any
+    ) -> None:
+        self.scope = scope
+        self.headers = headers
+        self.receive = receive
+        self.request_id = request_id
+        self.exchange = exchange
+        self.endpoint: Endpoint | None = None
+        self.draft: AuditDraft | None = None
+
+    @property
+    def address(self) -> str:
+        """The peer's address as text."""
+        peer = self.scope.get("client")
+        return peer[0] if peer else ""
 
 
 class App:
@@ -62,11 +77,17 @@ class App:
     """
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], services: Services, gate: Gate, cors_origins: Sequence[str] = ()
+        self,
+        endpoints: Sequence[Endpoint],
+        services: Services,
+        gate: Gate,
+        recorder: Recorder,
+        cors_origins: Sequence[str] = (),
     ) -> None:
         self._router = Router(endpoints)
         self._services = services
         self._gate = gate
+        self._recorder = recorder
         self._cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,25 +97,60 @@ class App:
         exchange = _exchange(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"]) if exchange is None else exchange.framing.fields
         request_id = errors.request_id(headers.get(b"x-request-id"))
+        asked = _Asked(scope, headers, receive, request_id, exchange)
+        failure: QimemError | TransportError | None = None
         try:
-            status, lines, body = await self._judge(_Asked(scope, headers, receive, request_id, exchange))
+            answer = await self._judge(asked)
         except asyncio.CancelledError:
             # The drain is over and the work was cut off in the middle; the caller must not guess.
-            status, lines, body = _refusal(outcome_unknown(), request_id)
-            await _respond(scope, send, (status, lines + b"x-request-id: " + request_id + b"\r\n", body))
+            await _respond(scope, send, self._completed(asked, _refusal(outcome_unknown(), request_id)))
             raise
         except TransportError as error:
-            status, lines, body = error.status, _JSON_ANSWER + error.headers, _with_id(error, request_id)
+            failure = error
+            answer = error.status, _JSON_ANSWER + error.headers, _with_id(error, request_id)
         except QimemError as error:
-            status, lines, body = _refusal(error, request_id)
+            failure = error
+            answer = _refusal(error, request_id)
         except Exception as error:  # noqa: BLE001 - the one place where the unexpected ends: logged, never shown
             report_unexpected(request_id.decode(), error)
-            status, lines, body = _refusal(Internal(), request_id)
-        lines += self._cors.headers(headers.get(b"origin")) + b"x-request-id: " + request_id + b"\r\n"
+            failure = Internal()
+            answer = _refusal(failure, request_id)
         if exchange is not None:
-            exchange.answer(status, lines, body)
-        else:
-            await _respond(scope, send, (status, lines, body))
+            self._settle(asked, answer, failure, lambda given: exchange.answer(*given))
+            return
+        settled: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._settle(asked, answer, failure, settled.set_result)
+        await _respond(scope, send, await settled)
+
+    def _settle(
+        self,
+        asked: _Asked,
+        answer: Answer,
+        failure: QimemError | TransportError | None,
+        reply: Callable[[Answer], None],
+    ) -> None:
+        """Answer once all is recorded that has to be."""
+        draft, endpoint, recorder = asked.draft, asked.endpoint, self._recorder
+        if endpoint is not None:
+            outcome = draft.outcome if failure is None and draft is not None else code_of(failure)
+            if draft is not None and waits_for_record(endpoint, draft, failure):
+
+                def recorded(error: QimemError | None) -> None:
+                    given = answer if error is None else _refusal(error, asked.request_id)
+                    reply(self._completed(asked, given))
+
+                # The answer is on its way, though this request's own code ends here.
+                if asked.exchange is not None:
+                    asked.exchange.owed = True
+                recorder.record(draft, outcome, recorded)
+                return
+            note_refusal(recorder, endpoint, draft, failure, asked.address)
+        reply(self._completed(asked, answer))
+
+    def _completed(self, asked: _Asked, answer: Answer) -> Answer:
+        status, lines, body = answer
+        lines += self._cors.headers(asked.headers.get(b"origin"))
+        return status, lines + b"x-request-id: " + asked.request_id + b"\r\n", body
 
     async def _judge(self, asked: _Asked) -> Answer:
         scope, headers = asked.scope, asked.headers
@@ -105,10 +161,14 @@ class App:
         if scope["method"] == "OPTIONS":
             return self._options(scope["path"], headers)
         endpoint, parameters = self._router.find(scope["method"], scope["path"])
+        asked.endpoint = endpoint
         _check_head(asked, endpoint)
         admitted = None
+        draft = AuditDraft(endpoint.name, asked.request_id.decode(), asked.address)
         if endpoint.permission is not None:
             admitted = await self._gate.authenticate(headers.get(b"authorization"))
+            draft.by(admitted[0])
+            asked.draft = draft
             self._require(admitted[0], endpoint.permission)
         raw, body = b"", None
         if endpoint.request is not None:
@@ -122,16 +182,18 @@ class App:
                     self._require(admitted[0], endpoint.permission)
             raw = _checked(endpoint, headers, whole)
             body = json_guard.decode(raw, endpoint.request)
-        call = Call(self._services, parameters, body, _query_of(endpoint, scope["query_string"]))
+        call = Call(self._services, parameters, body, _query_of(endpoint, scope["query_string"]), draft)
         if admitted is not None:
             actor, state = admitted
             named = _named_realm(call) if endpoint.names_realm else None
             if named is not None and named != actor.realm_id:
                 state = await self._gate.other_realm(actor, named)
+                draft.realm_id = state.realm_id
             idempotency = _idempotency_key(endpoint, headers, raw) if endpoint.idempotent else None
-            peer = scope.get("client")
-            address = peer[0] if peer else ""
-            call.context = RequestContext(asked.request_id.decode(), actor, state, address, idempotency)
+            call.context = RequestContext(draft.request_id, actor, state, draft, idempotency)
+        if endpoint.audit.recorded:
+            self._recorder.require_writable()
+            asked.draft = draft
         return _rendered(endpoint, call, await endpoint.handler(call))
 
     def _require(self, actor: Actor, permission: Permission) -> None:
@@ -149,10 +211,15 @@ class App:
 
 
 def create_app(
-    endpoints: Sequence[Endpoint], services: Services, gate: Gate, *, cors_origins: Sequence[str] = ()
+    endpoints: Sequence[Endpoint],
+    services: Services,
+    gate: Gate,
+    recorder: Recorder,
+    *,
+    cors_origins: Sequence[str] = (),
 ) -> App:
     """The application for these endpoints."""
-    return App(endpoints, services, gate, cors_origins)
+    return App(endpoints, services, gate, recorder, cors_origins)
 
 
 async def _read(endpoint: Endpoint, receive: Receive) -> bytes:

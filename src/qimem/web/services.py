@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from qimem.audit.events import AuditEvents
 from qimem.identity.roles import RoleService
 from qimem.identity.users import UserService
 from qimem.kms.cipher import CipherService
@@ -36,5 +37,6 @@ class Services:
     refresh: RefreshTokenGrant
     revocation: RevocationService
     signer: TokenSigner
+    events: AuditEvents
     readiness: Callable[[], Awaitable[dict[str, str]]]
     self_check: Callable[[], Awaitable[None]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from qimem import __version__
+from qimem.audit.schema import COUNTED
 from qimem.errors import QimemError, Unavailable
 from qimem.web.kit import errors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
@@ -19,7 +20,7 @@ async def health(call: Call[None, None]) -> Status:  # noqa: ARG001 - answers wh
 
 
 async def ready(call: Call[None, None]) -> Status | RawAnswer:
-    """Whether this process can serve: storage, schema and root key."""
+    """Whether this process can serve: storage, schema, root key and audit log."""
     try:
         failing = await asyncio.wait_for(call.services.readiness(), _CHECK_SECONDS)
     except TimeoutError:
@@ -76,6 +77,7 @@ def documented(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
             method="GET",
             path="/v1/openapi.json",
             name="system.openapi",
+            audit=COUNTED,
             handler=openapi,
             response=dict,
             summary="This API as an OpenAPI 3.1 document",
@@ -84,6 +86,7 @@ def documented(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
             method="GET",
             path="/docs",
             name="system.docs",
+            audit=COUNTED,
             handler=docs,
             response=str,
             summary="This API as a page to read",
@@ -97,6 +100,7 @@ ENDPOINTS = (
         method="GET",
         path="/",
         name="system.root",
+        audit=COUNTED,
         handler=root,
         response=ServerInfo,
         summary="What this server is and speaks",
@@ -105,6 +109,7 @@ ENDPOINTS = (
         method="GET",
         path="/health",
         name="system.health",
+        audit=COUNTED,
         handler=health,
         response=Status,
         summary="Whether the process answers",
@@ -113,6 +118,7 @@ ENDPOINTS = (
         method="GET",
         path="/ready",
         name="system.ready",
+        audit=COUNTED,
         handler=ready,
         response=Status,
         summary="Whether the process can serve",
@@ -121,6 +127,7 @@ ENDPOINTS = (
         method="GET",
         path="/v1/security/health",
         name="security.health",
+        audit=COUNTED,
         handler=self_check,
         response=Status,
         summary="A real encrypt-and-decrypt self-check",

@@ -64,7 +64,7 @@ def test_a_difference_would_be_found(location: DatabaseLocation) -> None:
 
 @pytest.mark.parametrize("table", sorted(METADATA.tables))
 def test_the_realm_stands_first_in_every_key(table: str) -> None:
-    if table in {"instance", "job"}:
+    if table in {"instance", "job", "audit_intent"}:
         return
     columns = METADATA.tables[table]
     assert next(iter(columns.primary_key.columns)).name == "realm_id"

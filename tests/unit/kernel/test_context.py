@@ -11,6 +11,7 @@ from qimem.kernel.context import Actor, ActorKind, IdempotencyKey, PermissionSet
 from qimem.kernel.epochs import Epoch, RealmCache
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.refusal import Refused
+from tests.support.audit import a_draft
 
 NOTHING = PermissionSet(frozenset(), frozenset(), {}, operator=False)
 ACTOR = Actor(RealmId("acme"), ActorKind.USER, "ada", ClientId("shop"), "t1", NOTHING)
@@ -18,19 +19,19 @@ OTHER = RealmCache(RealmId("other"), Epoch(b"life", 1), cast("Any", None), cast(
 
 
 def test_a_request_is_about_the_realm_whose_state_it_has() -> None:
-    context = RequestContext("r1", ACTOR, OTHER)
+    context = RequestContext("r1", ACTOR, OTHER, a_draft())
     assert (context.realm_id, context.actor.realm_id) == ("other", "acme")
 
 
-def test_a_request_has_no_address_and_no_idempotency_key_unless_told() -> None:
-    context = RequestContext("r1", ACTOR, OTHER)
-    assert (context.address, context.idempotency) == ("", None)
+def test_a_request_has_no_idempotency_key_unless_told() -> None:
+    context = RequestContext("r1", ACTOR, OTHER, a_draft())
+    assert context.idempotency is None
 
 
-@pytest.mark.parametrize("name", ["request_id", "actor", "state", "address", "realm_id"])
+@pytest.mark.parametrize("name", ["request_id", "actor", "state", "draft", "realm_id"])
 def test_a_request_cannot_be_changed(name: str) -> None:
     with pytest.raises(AttributeError):
-        setattr(RequestContext("r1", ACTOR, OTHER), name, "x")
+        setattr(RequestContext("r1", ACTOR, OTHER, a_draft()), name, "x")
 
 
 @pytest.mark.parametrize("name", ["realm_id", "permissions", "subject", "more"])

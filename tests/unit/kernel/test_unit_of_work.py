@@ -16,6 +16,7 @@ from qimem.kernel.epochs import Epoch, RealmCache
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.kernel.unit_of_work import UnitOfWork
+from tests.support.audit import FakeIntents, a_draft
 from tests.unit.kernel.fakes import (
     Answer,
     FakeAnswers,
@@ -47,7 +48,7 @@ class Setting:
         self.work, self.other_worker = self.worker(), self.worker()
 
     def worker(self) -> UnitOfWork:
-        return UnitOfWork(self.database, self.answers, self.sealers, self.codec, self.clock)
+        return UnitOfWork(self.database, self.answers, self.sealers, self.codec, self.clock, FakeIntents())
 
     def make(self, tx: Tx) -> Answer:
         """Makes one more thing."""
@@ -88,7 +89,7 @@ def request(
     actor = Actor(RealmId(home), ActorKind.USER, subject, ClientId("app"), "token", permissions)
     state = RealmCache(RealmId(target or home), Epoch(b"", 1), FakeDatabase(), FakeEpochs())
     idempotency = None if key is None else IdempotencyKey(key, route, body)
-    return RequestContext("request", actor, state, "", idempotency)
+    return RequestContext("request", actor, state, a_draft(), idempotency)
 
 
 def replayed(ctx: RequestContext) -> bool:

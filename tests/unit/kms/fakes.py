@@ -28,6 +28,7 @@ from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService
 from qimem.kms.models import KeyRef, KeyVersion, Purpose, WrappedMaterial
+from tests.support.audit import FakeIntents, a_draft
 
 T = TypeVar("T")
 
@@ -247,7 +248,7 @@ class Worker:
         self.keyring = Keyring(RootKey(INSTANCE, SecretBytes(root)), database, self.store)
         self.caches = RealmCaches(database, database)
         self.cipher = CipherService(database, self.store, self.keyring)
-        work = UnitOfWork(database, _Answers(database), self.keyring, _Codec(), self.clock)
+        work = UnitOfWork(database, _Answers(database), self.keyring, _Codec(), self.clock, FakeIntents())
         self.keys = KeyService(database, work, database, self.store, self.keyring, self.clock)
         self.internal = InternalKeys(self.caches, self.store, self.keyring)
         self.provisioning = RealmKeyProvisioning(self.store, self.keyring)
@@ -270,7 +271,7 @@ class Worker:
         )
         state = await self.caches.fresh(realm_id)
         assert state is not None
-        return RequestContext("r", actor, state)
+        return RequestContext("r", actor, state, a_draft())
 
     async def new_key(self, realm_id: RealmId = ACME, name: str | None = None) -> KeyRef:
         """A new AES key, by its id."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from qimem.authz.permissions import compile_permissions
 from qimem.crypto.jose import thumbprint
@@ -23,6 +23,7 @@ from qimem.oauth.access_token import AccessTokens, Issuers
 from qimem.oauth.models import AuthMethod, ClientRecord, GrantRecord
 from qimem.oauth.standing import StandingCheck
 from qimem.realms.models import RealmRecord
+from tests.support.audit import FakeIntents, a_draft
 from tests.unit.kernel.fakes import FakeAnswers, FakeCodec, FakeDatabase, FakeEpochs, FakeSealers, Table
 
 ACME, OTHER = RealmId("acme"), RealmId("other")
@@ -242,7 +243,7 @@ def asked_by(
 ) -> RequestContext:
     """A request of this actor about its own realm or another."""
     state = RealmCache(realm_id or actor.realm_id, Epoch(b"", 1), FakeDatabase(), FakeEpochs())
-    return RequestContext("request", actor, state, "", key)
+    return RequestContext("request", actor, state, a_draft(), key)
 
 
 @dataclass
@@ -263,7 +264,9 @@ class Setting:
         self.caches = RealmCaches(self.database, self.epochs)
         self.standing = StandingCheck(self.realms, self.clients, self.users, self.roles)
         self.access_tokens = AccessTokens(self.keys, Issuers(URL), self.clock)
-        self.work = UnitOfWork(self.database, FakeAnswers(), FakeSealers(), FakeCodec(), self.clock)
+        self.work = UnitOfWork(
+            self.database, FakeAnswers(), FakeSealers(), FakeCodec(), self.clock, FakeIntents()
+        )
         for realm_id in (ACME, OTHER):
             self.realms.rows[realm_id] = RealmRecord(realm_id, realm_id, enabled=True, created_us=0)
             self.epochs.now[realm_id] = Epoch(b"", 1)
@@ -292,4 +295,4 @@ class Setting:
             lambda tx: self.standing.load(tx, ACME, APP, ADA if user else None)
         )
         assert standing is not None
-        return await self.access_tokens.write(ACME, standing, grant_id, None, seconds)
+        return await self.access_tokens.write(ACME, standing, grant_id, None, seconds, str(uuid4()))

@@ -11,6 +11,7 @@ from qimem.kernel.transaction import Tx
 from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
 from qimem.oauth.models import GrantRecord, GrantType
 from qimem.oauth.refresh_token import make_refresh_token
+from tests.support.audit import a_draft
 from tests.support.oauth import taken_apart
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_grant
 
@@ -24,7 +25,9 @@ class Desk(Setting):
         super().__init__()
         self.written: list[str | None] = []
         self.grant = a_grant()
-        self.issuer = Issuer(self.database, self.standing, self.access_tokens, self.keys, self.clock)
+        self.issuer = Issuer(
+            self.database, self.work, self.standing, self.access_tokens, self.keys, self.clock
+        )
 
     def write(self, tx: Tx, scope: str | None) -> GrantRecord:
         self.written.append(scope)
@@ -40,6 +43,7 @@ class Desk(Setting):
             user_id=ADA,
             scope=None,
             write_grant=self.write,
+            draft=a_draft(),
         )
         return replace(established, **more)
 

@@ -29,7 +29,7 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
     \b
     qimem dev -o json --bind 127.0.0.1:0
     """  # noqa: D301 - click reads the control character
-    from qimem.bootstrap import AdminChoice  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.bootstrap.first import AdminChoice  # noqa: PLC0415 - heavy modules load when the command runs
     from qimem.cli.login import access_token  # noqa: PLC0415
     from qimem.config.fixtures import read_fixtures  # noqa: PLC0415
     from qimem.config.load import loopback_only  # noqa: PLC0415

@@ -14,6 +14,7 @@ from qimem.identity.login.flow import (
 from qimem.identity.passwords import PasswordLane
 from qimem.identity.ports import UserStore
 from qimem.identity.usernames import find_canonical_username
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Database
@@ -27,7 +28,9 @@ class LoginService:
         self._users = users
         self._lane = lane
 
-    async def with_password(self, realm_id: RealmId, username: str, password: SecretText) -> Authenticated:
+    async def with_password(
+        self, realm_id: RealmId, username: str, password: SecretText, draft: AuditDraft
+    ) -> Authenticated:
         """Who this is, if name and password belong to an enabled user of the realm.
 
         Raises:
@@ -47,5 +50,7 @@ class LoginService:
         matched = await self._lane.verify(realm_id, password, phc)
         state = advance(state, PasswordJudged(user_id, matched))
         if not isinstance(state, Authenticated):
+            # Somebody tried at a user who exists: that is the user's record, not one of strangers.
+            draft.subject = "" if user_id is None else str(user_id)
             raise Invalid("invalid credentials", code="invalid_grant")
         return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.oauth.issuer import Authorization, Issuer
 from qimem.oauth.models import ClientRecord, GrantType
 from qimem.wire.auth import TokenRequest, TokenResponse
@@ -13,7 +14,7 @@ class ClientCredentialsGrant:
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
 
-    async def exchange(self, client: ClientRecord, request: TokenRequest) -> TokenResponse:
+    async def exchange(self, client: ClientRecord, request: TokenRequest, draft: AuditDraft) -> TokenResponse:
         """An access token for the client.
 
         Raises:
@@ -27,5 +28,6 @@ class ClientCredentialsGrant:
                 user_id=None,
                 scope=request.scope,
                 write_grant=None,
+                draft=draft,
             )
         )

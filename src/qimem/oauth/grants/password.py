@@ -5,6 +5,7 @@ from __future__ import annotations
 from qimem.crypto.randomness import new_uuid
 from qimem.errors import InvalidFields
 from qimem.identity.login.service import LoginService
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.limits import REFRESH_TOKEN_SECONDS
 from qimem.kernel.secret import SecretText
@@ -24,7 +25,7 @@ class PasswordGrant:
         self._grants = grants
         self._clock = clock
 
-    async def exchange(self, client: ClientRecord, request: TokenRequest) -> TokenResponse:
+    async def exchange(self, client: ClientRecord, request: TokenRequest, draft: AuditDraft) -> TokenResponse:
         """A token pair for the user.
 
         Raises:
@@ -42,7 +43,7 @@ class PasswordGrant:
         assert request.username is not None
         assert request.password is not None
         known = await self._login.with_password(
-            client.realm_id, request.username, SecretText(request.password)
+            client.realm_id, request.username, SecretText(request.password), draft
         )
 
         def begin(tx: Tx, scope: str | None) -> GrantRecord:
@@ -71,5 +72,6 @@ class PasswordGrant:
                 user_id=known.user_id,
                 scope=request.scope,
                 write_grant=begin,
+                draft=draft,
             )
         )

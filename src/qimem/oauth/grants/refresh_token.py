@@ -9,6 +9,7 @@ again. Anything older is a copy in someone's hands: the whole grant ends.
 from __future__ import annotations
 
 from qimem.errors import Invalid
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.limits import REFRESH_GRACE_SECONDS
 from qimem.kernel.secret import SecretText
@@ -50,7 +51,7 @@ class RefreshTokenGrant:
         self._revocation = revocation
         self._clock = clock
 
-    async def exchange(self, request: RefreshRequest) -> TokenResponse:
+    async def exchange(self, request: RefreshRequest, draft: AuditDraft) -> TokenResponse:
         """A new pair for the grant behind the token.
 
         Raises:
@@ -67,9 +68,10 @@ class RefreshTokenGrant:
             raise invalid_client()
         by_client = client is not None and request.client_secret is not None
         try:
-            return await self._issue(grant, token, by_client=by_client)
+            return await self._issue(grant, token, draft, by_client=by_client)
         except _Reused:
-            await self._revocation.end(grant)
+            draft.outcome = "refresh_token_reused"
+            await self._revocation.end(grant, draft)
             raise invalid_refresh_token() from None
 
     async def _client(self, request: RefreshRequest) -> ClientRecord | None:
@@ -81,7 +83,7 @@ class RefreshTokenGrant:
         return await self._clients.authenticate(request.client_id, secret, None)
 
     async def _issue(
-        self, grant: GrantRecord, token: PresentedRefreshToken, *, by_client: bool
+        self, grant: GrantRecord, token: PresentedRefreshToken, draft: AuditDraft, *, by_client: bool
     ) -> TokenResponse:
         def rotate(tx: Tx, scope: str | None) -> GrantRecord:  # noqa: ARG001 - the grant keeps its scope
             now_us = self._clock.now_us()
@@ -111,6 +113,7 @@ class RefreshTokenGrant:
                     user_id=grant.user_id,
                     scope=None,
                     write_grant=rotate,
+                    draft=draft,
                 )
             )
         except Invalid as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qimem.audit.schema import recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
 from qimem.kernel.secret import SecretText
@@ -65,17 +66,17 @@ async def create_user(call: Call[CreateUserRequest, None]) -> User:
 
 async def token(call: Call[TokenRequest, None]) -> TokenResponse:
     """Tokens for credentials."""
-    return await call.services.tokens.exchange(call.body)
+    return await call.services.tokens.exchange(call.body, call.draft)
 
 
 async def refresh(call: Call[RefreshRequest, None]) -> TokenResponse:
     """A new pair for a refresh token."""
-    return await call.services.refresh.exchange(call.body)
+    return await call.services.refresh.exchange(call.body, call.draft)
 
 
 async def revoke(call: Call[RevokeRequest, None]) -> Revoked:
     """End a token."""
-    await call.services.revocation.revoke(call.body.token)
+    await call.services.revocation.revoke(call.body.token, call.draft)
     return Revoked(revoked=True)
 
 
@@ -84,6 +85,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/realms",
         name="realms.create",
+        audit=recorded("target"),
         handler=create_realm,
         request=CreateRealmRequest,
         response=Realm,
@@ -96,6 +98,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/roles",
         name="roles.create",
+        audit=recorded("target"),
         handler=create_role,
         request=CreateRoleRequest,
         response=Role,
@@ -108,6 +111,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/clients",
         name="clients.create",
+        audit=recorded("target"),
         handler=create_client,
         request=CreateClientRequest,
         response=CreatedClient,
@@ -120,6 +124,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/users",
         name="users.create",
+        audit=recorded("target"),
         handler=create_user,
         request=CreateUserRequest,
         response=User,
@@ -132,6 +137,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/token",
         name="tokens.issue",
+        audit=recorded("realm", "subject", "client", "token"),
         handler=token,
         request=TokenRequest,
         response=TokenResponse,
@@ -146,6 +152,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/token/refresh",
         name="tokens.refresh",
+        audit=recorded("realm", "subject", "client", "token", "target"),
         handler=refresh,
         request=RefreshRequest,
         response=TokenResponse,
@@ -156,6 +163,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/auth/token/revoke",
         name="tokens.revoke",
+        audit=recorded("realm", "subject", "client", "target"),
         handler=revoke,
         request=RevokeRequest,
         response=Revoked,

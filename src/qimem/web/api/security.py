@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.crypto.algorithms import Algorithm, parse_algorithm
 from qimem.crypto.envelope import decode_base64
@@ -87,18 +88,19 @@ async def encrypt(call: Call[EncryptRequest, None]) -> Encrypted | EncryptedItem
         ref = _required_key(body)
         return _encrypted(await call.services.cipher.encrypt(call.context, ref, _plaintext(body)))
     _check_batch(body, ("input", "input_b64"))
+    call.draft.items = len(body.items)
     outer = _key(body)
     results: list[Encrypted | ErrorBody] = []
     for item in body.items:
         try:
             ref = _key(item) or outer or _required_key(item)
-            results.append(
-                _encrypted(await call.services.cipher.encrypt(call.context, ref, _plaintext(item)))
-            )
+            sealed = await call.services.cipher.encrypt(call.context, ref, _plaintext(item))
+            results.append(_encrypted(sealed))
         except QimemError as error:
             results.append(item_error(error))
         except UnwrapFailed as error:
             results.append(_damaged(call.context.request_id, error))
+        call.draft.end_item(failed=isinstance(results[-1], ErrorBody))
     return EncryptedItems(items=results)
 
 
@@ -111,6 +113,7 @@ async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedByte
             await call.services.cipher.decrypt(call.context, _envelope(body), pin), body.encoding
         )
     _check_batch(body, ("input", "envelope"))
+    call.draft.items = len(body.items)
     outer = _key(body)
     results: list[Decrypted | DecryptedBytes | ErrorBody] = []
     for item in body.items:
@@ -122,6 +125,7 @@ async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedByte
             results.append(item_error(error))
         except UnwrapFailed as error:
             results.append(_damaged(call.context.request_id, error))
+        call.draft.end_item(failed=isinstance(results[-1], ErrorBody))
     return DecryptedItems(items=results)
 
 
@@ -205,6 +209,7 @@ def _state_endpoint(verb: str, handler: Callable[..., Awaitable[KeyMetadata]], s
         method="POST",
         path=f"/v1/security/keys/{{key_id}}/{verb}",
         name=f"keys.{verb}",
+        audit=recorded("key", "version", "target"),
         handler=handler,
         request=KeyStateRequest,
         response=KeyMetadata,
@@ -220,6 +225,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/security/keys",
         name="keys.create",
+        audit=recorded("key", "version"),
         handler=create_key,
         request=CreateKeyRequest,
         response=KeyMetadata,
@@ -233,6 +239,7 @@ ENDPOINTS = (
         method="GET",
         path="/v1/security/keys",
         name="keys.list",
+        audit=COUNTED,
         handler=list_keys,
         query=ListKeysQuery,
         response=Page[KeyMetadata],
@@ -243,6 +250,7 @@ ENDPOINTS = (
         method="GET",
         path="/v1/security/keys/{key_id}",
         name="keys.get",
+        audit=COUNTED,
         handler=get_key,
         query=RealmQuery,
         response=KeyDetails,
@@ -255,6 +263,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/security/encrypt",
         name="keys.encrypt",
+        audit=recorded("key", "version"),
         handler=encrypt,
         request=EncryptRequest,
         response=Encrypted | EncryptedItems,
@@ -266,6 +275,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/security/decrypt",
         name="keys.decrypt",
+        audit=recorded("key", "version"),
         handler=decrypt,
         request=DecryptRequest,
         response=Decrypted | DecryptedBytes | DecryptedItems,
@@ -278,6 +288,7 @@ ENDPOINTS = (
         method="POST",
         path="/v1/security/rotate",
         name="keys.rotate",
+        audit=recorded("key", "version", "target"),
         handler=rotate_key,
         request=RotateRequest,
         response=KeyMetadata,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from qimem.audit.schema import AuditSchema
 from qimem.authz.permissions import Permission
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import RequestContext
 from qimem.kernel.ids import parse_uuid
 from qimem.kernel.limits import BODY_BYTES_MAX
@@ -34,15 +36,18 @@ class RawAnswer:
 class Call(Generic[B, Q]):
     """One request as a handler sees it: decoded, authenticated, authorized in the coarse.
 
-    `context` exists on endpoints that ask for a permission, and nowhere else.
+    `context` exists on endpoints that ask for a permission, and nowhere else; `draft` is the audit record.
     """
 
-    __slots__ = ("body", "context", "path", "query", "services")
+    __slots__ = ("body", "context", "draft", "path", "query", "services")
 
     context: RequestContext
 
-    def __init__(self, services: Services, path: Mapping[str, str], body: B, query: Q) -> None:
+    def __init__(
+        self, services: Services, path: Mapping[str, str], body: B, query: Q, draft: AuditDraft
+    ) -> None:
         self.services = services
+        self.draft = draft
         self.path = path
         self.body = body
         self.query = query
@@ -58,7 +63,8 @@ class Endpoint:
 
     Args:
         path: Exact path; `{name}` stands for one segment.
-        name: `resource.action`, unique; operationId of the OpenAPI document.
+        name: `resource.action`, unique; operationId of the OpenAPI document and event of the audit log.
+        audit: What its records hold.
         response: Wire struct of a 200, or a union of them.
         request: Wire struct of the body, None where no body is read.
         query: Wire struct of the query, None where none is read.
@@ -72,6 +78,7 @@ class Endpoint:
     method: str
     path: str
     name: str
+    audit: AuditSchema
     handler: Callable[[Call[Any, Any]], Awaitable[object]]
     response: Any
     request: type[Any] | None = None

@@ -66,6 +66,8 @@ class Exchange(RequestResponseCycle):
     disconnected = False
     expected_content_length = 0
     more_body = True
+    owed = False
+    """Its answer will be given by somebody else."""
     response_complete = False
     response_started = False
     task: asyncio.Task[None] | None = None
@@ -120,7 +122,7 @@ class Exchange(RequestResponseCycle):
             self.logger.exception("the application failed outside of its own error handling")
         finally:
             # Disconnected: its client is gone, or has a refusal to read that closing now would destroy.
-            if not self.response_complete and not self.disconnected:
+            if not self.response_complete and not self.disconnected and not self.owed:
                 self.transport.close()
             if self.task is not None:
                 self._protocol.tasks.discard(self.task)

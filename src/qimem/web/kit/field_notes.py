@@ -190,6 +190,41 @@ _AUTH: Final[dict[str, Note]] = {
     "JWKSet.keys": _note("Public keys (RFC 7517), newest first"),
 }
 
+_AUDIT: Final[dict[str, Note]] = {
+    "AuditRecord.at": _note("RFC 3339, UTC, in microseconds", format="date-time"),
+    "AuditRecord.event": _note("What was asked for: the operation, or `authentication.refused`"),
+    "AuditRecord.outcome": _note("`ok`, `replayed`, or the code of the error that was answered"),
+    "AuditRecord.id": _note("Of this record"),
+    "AuditRecord.realm": _note("The realm it is about"),
+    "AuditRecord.subject": _note("The user or client that acted"),
+    "AuditRecord.client": _note("The client that the token was issued to"),
+    "AuditRecord.token": _note("`jti` of the access token that was shown or issued"),
+    "AuditRecord.key": _note("The key version that was used or changed"),
+    "AuditRecord.version": _note("Its number", minimum=0),
+    "AuditRecord.target": _note("Id of what was made, changed or ended"),
+    "AuditRecord.items": _note("Operations that the request asked for", minimum=0),
+    "AuditRecord.failed": _note("How many of them were refused", minimum=0),
+    "AuditRecord.used": _note("The keys of a request of several operations"),
+    "AuditRecord.request_id": _note("`X-Request-Id` of the answer"),
+    "AuditRecord.address": _note("The peer; of IPv6 in counted refusals the /64"),
+    "AuditRecord.count": _note("Requests that this record stands for", minimum=1),
+    "AuditRecord.recovered": _note("Written later than its effect; whether it was answered is not known"),
+    "KeyUse.key": _note("A key version"),
+    "KeyUse.version": _note("Its number", minimum=1),
+    "KeyUse.count": _note("Operations that used it", minimum=1),
+    "AuditEventsQuery.realm_id": _note(_REALM),
+    "AuditEventsQuery.event": _note("Only this operation"),
+    "AuditEventsQuery.outcome": _note("Only this outcome"),
+    "AuditEventsQuery.subject": _note("Only this user or client"),
+    "AuditEventsQuery.client_id": _note("Only tokens of this client"),
+    "AuditEventsQuery.key_id": _note("Only uses and changes of this key version"),
+    "AuditEventsQuery.request_id": _note("Only this request"),
+    "AuditEventsQuery.since": _note("From this time on, RFC 3339", format="date-time"),
+    "AuditEventsQuery.until": _note("Before this time, RFC 3339", format="date-time"),
+    "AuditEventsQuery.limit": _PAGE,
+    "AuditEventsQuery.cursor": _CURSOR,
+}
+
 NOTES: Final[dict[str, Note]] = {
     "Request.realm_id": _note(_REALM),
     "Response.realm_id": _note("The realm it belongs to"),
@@ -204,6 +239,7 @@ NOTES: Final[dict[str, Note]] = {
     "Page.next_cursor": _note("Hand it back as `cursor`; null on the last page"),
     **_KEYS,
     **_AUTH,
+    **_AUDIT,
 }
 """`Struct.field` → what to add to the field's schema."""
 

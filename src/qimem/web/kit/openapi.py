@@ -28,6 +28,7 @@ TAGS: Final = {
     "clients": "Applications that ask for tokens.",
     "users": "People of a realm.",
     "tokens": "Signing in, staying signed in, and ending it.",
+    "audit": "What was done, by whom, to what: a record of each change and each use of a key, durable before its answer.",
     "security": "Health of the key service.",
     "system": "The server itself.",
 }

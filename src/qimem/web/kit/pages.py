@@ -41,7 +41,7 @@ def position(cursor: str | None, types: tuple[type, ...]) -> Any:
 
     Args:
         cursor: As the client sent it.
-        types: What each part must be: int (0 to 2^63 - 1) or UUID.
+        types: What each part must be: int (0 to 2^63 - 1), UUID or str.
 
     Raises:
         InvalidFields: not a cursor of this list.
@@ -69,6 +69,10 @@ def _typed(value: object, kind: type) -> object:
         if parsed is None:
             raise ValueError
         return parsed
+    if kind is str:
+        if not isinstance(value, str):
+            raise ValueError
+        return value
     if type(value) is not int or not 0 <= value <= _INTEGER_MAX:
         raise ValueError
     return value

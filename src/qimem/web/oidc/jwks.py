@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qimem.audit.schema import COUNTED
 from qimem.errors import realm_not_found
 from qimem.kernel.ids import RealmId, is_realm_id
 from qimem.web.kit.endpoint import Call, Endpoint
@@ -22,6 +23,7 @@ ENDPOINTS = (
         method="GET",
         path="/realms/{realm}/jwks",
         name="realms.jwks",
+        audit=COUNTED,
         handler=jwks,
         response=JWKSet,
         cacheable=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qimem.audit.schema import COUNTED
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.errors import TransportError
 from qimem.web.kit.router import Router, allow_header
@@ -15,7 +16,7 @@ async def nothing(call: Call) -> Status:
 
 
 def endpoint(method: str, path: str) -> Endpoint:
-    return Endpoint(method, path, f"{method} {path}", nothing, Status)
+    return Endpoint(method, path, f"{method} {path}", COUNTED, nothing, Status)
 
 
 ROUTER = Router(
@@ -140,4 +141,4 @@ def test_the_allow_line_lists_methods_in_their_order() -> None:
 
 def test_an_endpoint_that_anyone_may_call_cannot_be_idempotent() -> None:
     with pytest.raises(ValueError, match=r"things\.make: only an endpoint with a permission"):
-        Endpoint("POST", "/v1/things", "things.make", nothing, Status, idempotent=True)
+        Endpoint("POST", "/v1/things", "things.make", COUNTED, nothing, Status, idempotent=True)

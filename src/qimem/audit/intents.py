@@ -1,0 +1,93 @@
+"""Records of changes, written in the transaction of the change: no effect is ever without its record.
+
+They stand in the database until they stand in the log. What a crash leaves between the two is appended when
+the stream is taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from qimem.audit.ports import IntentStore, PendingIntent
+from qimem.audit.record import line_of, recovered
+from qimem.crypto.randomness import nonce12
+from qimem.kernel.audit_draft import AuditDraft, Intent
+from qimem.kernel.clock import Clock
+from qimem.kernel.transaction import Database, Tx
+
+
+class Intents:
+    """The intents of one stream.
+
+    Args:
+        stream: Whose log they will stand in.
+        segment: Tells the segment that the stream is in.
+    """
+
+    def __init__(self, store: IntentStore, clock: Clock, stream: str, segment: Callable[[], int]) -> None:
+        self._store = store
+        self._clock = clock
+        self._stream = stream
+        self._segment = segment
+        # Filled by the threads that run transactions, emptied by the loop.
+        self._open: set[str] = set()
+        self._logged: list[str] = []
+        self._doubt = False
+
+    def put(self, tx: Tx, draft: AuditDraft) -> Intent:
+        """Write the record of the draft beside its effect."""
+        record_id = new_record_id()
+        line = line_of(draft, record_id, self._clock.now_us(), draft.outcome)
+        self._open.add(record_id)
+        self._store.put(tx, self._stream, PendingIntent(record_id, self._segment(), line))
+        return Intent(record_id, line)
+
+    def undone(self, intent: Intent) -> None:
+        """The transaction did not happen."""
+        self._open.discard(intent.record_id)
+
+    def in_doubt(self, intent: Intent) -> None:
+        """Whether the transaction happened, or whether its record is in the log, is not known yet."""
+        self._open.discard(intent.record_id)
+        self._doubt = True
+
+    def logged(self, intent: Intent) -> None:
+        """It stands in the log."""
+        self._open.discard(intent.record_id)
+        self._logged.append(intent.record_id)
+
+    async def tidy(self, database: Database, append: Callable[[bytes], Awaitable[None]]) -> None:
+        """Forget what stands in the log, and append what nobody knows to stand there.
+
+        Args:
+            database: Where they are.
+            append: Has a line written; raises when it cannot be.
+
+        Raises:
+            Unavailable: the next call tries again.
+        """
+        logged, self._logged = self._logged, []
+        try:
+            if logged:
+                await database.write(lambda tx: self._store.delete(tx, self._stream, logged))
+        except BaseException:
+            self._logged += logged
+            raise
+        if self._doubt:
+            self._doubt = False
+            await self._settle(database, append)
+
+    async def _settle(self, database: Database, append: Callable[[bytes], Awaitable[None]]) -> None:
+        try:
+            for intent in await database.read(lambda tx: self._store.pending(tx, self._stream)):
+                if intent.record_id not in self._open and intent.record_id not in self._logged:
+                    await append(recovered(intent.line))
+                    self._logged.append(intent.record_id)
+        except BaseException:
+            self._doubt = True
+            raise
+
+
+def new_record_id() -> str:
+    """96 random bits: no two records share one."""
+    return nonce12().hex()

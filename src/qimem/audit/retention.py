@@ -1,0 +1,127 @@
+"""Sealed segments: compressed, and given up when they are too old or too many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from qimem.audit.segment_file import StreamDirectory, segment_files
+from qimem.audit.trail import AuditTrail
+from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.limits import AUDIT_ARCHIVE_SECONDS
+
+_log = logging.getLogger(__name__)
+
+_DAY_SECONDS: Final = 86_400
+_NICE: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long sealed segments are kept; None for ever.
+
+    Args:
+        days: Since the segment was sealed.
+        total_bytes: Of one stream, as it is stored.
+        archive: Command that is given a segment's path before it is given up; must end with 0.
+    """
+
+    days: int | None = None
+    total_bytes: int | None = None
+    archive: Sequence[str] = ()
+
+
+class SegmentKeeper:
+    """Looks after the sealed segments of one stream."""
+
+    def __init__(
+        self, directory: StreamDirectory, trail: AuditTrail, clock: Clock, retention: Retention
+    ) -> None:
+        self._directory = directory
+        self._trail = trail
+        self._clock = clock
+        self._retention = retention
+        self._thread = ThreadPoolExecutor(1, "audit-segments", initializer=_lower_priority)
+
+    def close(self) -> None:
+        """Let what runs end and start no more."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def keep_house(self) -> None:
+        """Compress sealed segments and give up those that are too old or too many."""
+        loop = asyncio.get_running_loop()
+        sealed = await loop.run_in_executor(self._thread, self._compress)
+        leaving = await loop.run_in_executor(self._thread, self._leaving, sealed)
+        if not leaving:
+            return
+        # What the log no longer holds is signed before it is gone; a gap that nobody signed is damage.
+        await self._trail.give_up(leaving[-1] + 1)
+        await loop.run_in_executor(self._thread, self._remove, leaving)
+
+    def _compress(self) -> list[int]:
+        sealed = [number for number in self._directory.segments() if number < self._trail.segment]
+        for number in sealed:
+            self._directory.compress(number)
+        return sealed
+
+    def _leaving(self, sealed: Sequence[int]) -> list[int]:
+        sizes = {number: self._size(number) for number in sealed}
+        total, now = sum(sizes.values()), self._clock.now_us() / MICROSECONDS
+        leaving: list[int] = []
+        for number in sealed:
+            old = self._retention.days is not None and self._age(number, now) > (
+                self._retention.days * _DAY_SECONDS
+            )
+            many = self._retention.total_bytes is not None and total > self._retention.total_bytes
+            # Oldest first and without holes.
+            if not (old or many) or not self._archived(number):
+                break
+            leaving.append(number)
+            total -= sizes[number]
+        return leaving
+
+    def _size(self, number: int) -> int:
+        return sum(file.stat().st_size for file in segment_files(self._directory.path, number))
+
+    def _age(self, number: int, now_seconds: float) -> float:
+        # When it was written last: compressing it keeps that time.
+        return now_seconds - max(file.stat().st_mtime for file in segment_files(self._directory.path, number))
+
+    def _archived(self, number: int) -> bool:
+        if not self._retention.archive:
+            return True
+        file = segment_files(self._directory.path, number)[-1]
+        try:
+            done = subprocess.run(
+                [*self._retention.archive, str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=AUDIT_ARCHIVE_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            _log.error("audit segment %s of %s is kept: the archive command failed: %s",
+                       number, self._directory.path.name, type(error).__name__)  # fmt: skip
+            return False
+        if done.returncode != 0:
+            _log.error("audit segment %s of %s is kept: the archive command ended with %s",
+                       number, self._directory.path.name, done.returncode)  # fmt: skip
+        return done.returncode == 0
+
+    def _remove(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._directory.remove(number)
+
+
+def _lower_priority() -> None:
+    # On Linux niceness is per thread: compressing yields the core to the event loop.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)

@@ -1,0 +1,164 @@
+"""Opens this worker's audit log and takes up what others left."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from qimem.audit.events import AuditEvents
+from qimem.audit.intents import Intents
+from qimem.audit.log import (
+    DIRECTORY,
+    PublicKey,
+    new_stream,
+    ownerless_streams,
+    taking_streams,
+    write_public_key,
+)
+from qimem.audit.ports import PendingIntent
+from qimem.audit.record import decoded, recovered
+from qimem.audit.recorder import AuditRecorder
+from qimem.audit.refusals import RefusalCounts
+from qimem.audit.retention import Retention, SegmentKeeper
+from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.stream import StreamState
+from qimem.audit.trail import AuditTrail, open_trail
+from qimem.audit.upkeep import Upkeep
+from qimem.audit.verification import Altered
+from qimem.bootstrap.core import KEYS, Core
+from qimem.config.schema import AuditSettings, Settings
+from qimem.crypto.signatures import Ed25519Signer
+from qimem.kernel.limits import AUDIT_SEGMENT_BYTES, AUDIT_SEGMENT_IN_MEMORY_BYTES
+from qimem.kernel.refusal import Refused
+from qimem.kms.audit_key import audit_signer
+from qimem.kms.instance import Instance
+from qimem.storage.repositories.audit import IntentRepository
+
+_log = logging.getLogger(__name__)
+_INTENTS = IntentRepository()
+_MEBIBYTE = 1024 * 1024
+
+
+class AuditLog:
+    """The log of this worker: its stream, and who looks after it."""
+
+    def __init__(
+        self, core: Core, settings: AuditSettings, directory: StreamDirectory, trail: AuditTrail, log: Path
+    ) -> None:
+        clock = core.clock
+        refusals = RefusalCounts(clock)
+        self.intents = Intents(_INTENTS, clock, directory.path.name, lambda: trail.segment)
+        self.recorder = AuditRecorder(trail, self.intents, refusals, clock)
+        self.events = AuditEvents(log)
+        self._trail = trail
+        self._directory = directory
+        total = settings.retention_mebibytes
+        retention = Retention(
+            days=settings.retention_days,
+            total_bytes=None if total is None else total * _MEBIBYTE,
+            archive=settings.archive_command,
+        )
+        segments = SegmentKeeper(directory, trail, clock, retention)
+        self._upkeep = Upkeep(trail, self.intents, refusals, segments, core.database)
+
+    @classmethod
+    async def open(cls, settings: Settings, core: Core, instance: Instance) -> AuditLog:
+        """Take a stream that nobody writes, or begin one, and put into it what was left open.
+
+        Raises:
+            Refused: the log cannot be written.
+            Unavailable: storage cannot answer.
+        """
+        signer = await audit_signer(core.database, core.database, KEYS, core.keyring, core.clock)
+        log = settings.server.data_dir / DIRECTORY
+        try:
+            write_public_key(log, PublicKey.of(signer.public_bytes(), str(instance.instance_id)))
+            async with taking_streams(log):
+                opening = _Opening(core, settings, signer, instance.instance_id)
+                directory, trail = await opening.take(log)
+        except OSError as error:
+            raise Refused(
+                f"the audit log cannot be written: {error.strerror}",
+                "make room or permit it in the data directory",
+            ) from error
+        opened = cls(core, settings.audit, directory, trail, log)
+        opened._upkeep.start()
+        return opened
+
+    async def close(self) -> None:
+        """Write and sign what is left, and let the stream go."""
+        await self._upkeep.close()
+        await self._trail.close()
+        self._directory.close()
+
+
+class _Opening:
+    """One worker's look for a stream."""
+
+    def __init__(self, core: Core, settings: Settings, signer: Ed25519Signer, instance_id: UUID) -> None:
+        self._core = core
+        self._signer = signer
+        self._instance = str(instance_id)
+        self._strict = settings.audit.mode == "strict"
+        in_memory = settings.database.mode == "stateless"
+        self._segment_bytes = AUDIT_SEGMENT_IN_MEMORY_BYTES if in_memory else AUDIT_SEGMENT_BYTES
+
+    async def take(self, log: Path) -> tuple[StreamDirectory, AuditTrail]:
+        """A stream with its trail; records of this and of all streams that nobody writes are in it."""
+        own: tuple[StreamDirectory, AuditTrail] | None = None
+        others: list[StreamDirectory] = []
+        left: list[tuple[str, PendingIntent, bool]] = []
+        for directory in ownerless_streams(log):
+            name = directory.path.name
+            pending = await self._core.database.read(lambda tx, name=name: _INTENTS.pending(tx, name))  # type: ignore[misc]
+            seen: set[str] = set()
+            trail = self._open(directory, pending, seen)
+            left += [(name, intent, intent.record_id in seen) for intent in pending]
+            if trail is not None and own is None:
+                own = directory, trail
+            else:
+                others.append(directory)
+                if trail is not None:
+                    await trail.close()
+        if own is None:
+            directory = new_stream(log)
+            trail = self._open(directory, (), set())
+            assert trail is not None
+            own = directory, trail
+        for other in others:
+            other.close()
+        for name, intent, logged in left:
+            if not logged:
+                await own[1].append(recovered(intent.line))
+            await self._core.database.write(
+                lambda tx, name=name, intent=intent: _INTENTS.delete(tx, name, [intent.record_id])  # type: ignore[misc]
+            )
+        return own
+
+    def _open(
+        self, directory: StreamDirectory, pending: Sequence[PendingIntent], seen: set[str]
+    ) -> AuditTrail | None:
+        wanted = {intent.record_id for intent in pending}
+
+        def visit(line: bytes) -> None:
+            if wanted:
+                seen.update(wanted & {decoded(line).id})
+
+        state = StreamState(
+            self._instance,
+            directory.path.name,
+            self._signer,
+            self._core.clock,
+            segment_bytes=self._segment_bytes,
+        )
+        since = min((intent.segment for intent in pending), default=sys.maxsize)
+        try:
+            return open_trail(state, directory, visit, since=max(since, 1), strict=self._strict)
+        except Altered as error:
+            # It is left as it is, for whoever looks into it; the server goes on in another stream.
+            _log.error("audit stream %s was changed by somebody: %s; see qimem audit verify",
+                       directory.path.name, error)  # fmt: skip
+            return None

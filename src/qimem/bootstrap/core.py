@@ -1,0 +1,145 @@
+"""What services share, and the services themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from qimem.audit.events import AuditEvents
+from qimem.audit.intents import Intents
+from qimem.crypto.passwords import OWASP_MINIMUM, PasswordProfile
+from qimem.identity.login.service import LoginService
+from qimem.identity.passwords import PasswordLane
+from qimem.identity.roles import BuiltInRoles, RoleAssignment, RoleService
+from qimem.identity.users import UserService
+from qimem.kernel.clock import Clock
+from qimem.kernel.epochs import RealmCaches
+from qimem.kernel.unit_of_work import UnitOfWork
+from qimem.kms.cipher import CipherService
+from qimem.kms.hierarchy import RootKey
+from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
+from qimem.kms.keyring import Keyring
+from qimem.kms.keys import KeyService
+from qimem.kms.self_check import SelfCheck
+from qimem.oauth.access_token import AccessTokens, Issuers
+from qimem.oauth.bearer import BearerAuthenticator
+from qimem.oauth.client_auth import ClientAuthenticator
+from qimem.oauth.clients import ClientService
+from qimem.oauth.grants.client_credentials import ClientCredentialsGrant
+from qimem.oauth.grants.password import PasswordGrant
+from qimem.oauth.grants.refresh_token import RefreshTokenGrant
+from qimem.oauth.issuer import Issuer
+from qimem.oauth.refresh_token import RefreshTokens
+from qimem.oauth.revocation import RevocationService
+from qimem.oauth.standing import StandingCheck
+from qimem.oauth.token_endpoint import TokenEndpoint
+from qimem.realms.service import RealmService
+from qimem.storage.database import OpenDatabase
+from qimem.storage.repositories.clients import ClientRepository
+from qimem.storage.repositories.grants import GrantRepository
+from qimem.storage.repositories.idempotency import IdempotencyRepository
+from qimem.storage.repositories.kms_keys import KeyRepository
+from qimem.storage.repositories.realms import RealmRepository
+from qimem.storage.repositories.roles import RoleRepository
+from qimem.storage.repositories.users import UserRepository
+from qimem.web.services import Services
+
+T = TypeVar("T")
+
+# Repositories hold no state: one of each serves every database this process opens.
+REALMS = RealmRepository()
+KEYS = KeyRepository()
+ROLES = RoleRepository()
+USERS = UserRepository()
+CLIENTS = ClientRepository()
+GRANTS = GrantRepository()
+
+
+class Core:
+    """What services share."""
+
+    def __init__(
+        self,
+        database: OpenDatabase,
+        root_key: RootKey,
+        clock: Clock,
+        external_url: str,
+        profile: PasswordProfile = OWASP_MINIMUM,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.caches = RealmCaches(database, database)
+        self.keyring = Keyring(root_key, database, KEYS)
+        self.internal = InternalKeys(self.caches, KEYS, self.keyring)
+        self.issuers = Issuers(external_url)
+        self.access_tokens = AccessTokens(self.internal, self.issuers, clock)
+        self.standing = StandingCheck(REALMS, CLIENTS, USERS, ROLES)
+        self.lane = PasswordLane(self.internal, profile)
+        self.bearer = BearerAuthenticator(
+            self.caches, self.access_tokens, self.internal, self.standing, GRANTS, clock
+        )
+
+    def unit_of_work(self, intents: Intents) -> UnitOfWork:
+        """Runs changes; the records of them are `intents` until they stand in a log."""
+        return UnitOfWork(
+            self.database, IdempotencyRepository(), self.keyring, JsonCodec(), self.clock, intents
+        )
+
+    def services(
+        self, cipher: CipherService, intents: Intents, events: AuditEvents, log_writable: Callable[[], bool]
+    ) -> Services:
+        """Everything that handlers can reach.
+
+        Args:
+            cipher: Shared with who drains it.
+            intents: Of this worker's log.
+            events: Finds records.
+            log_writable: Whether this worker's log can be written.
+        """
+        clock, database, work = self.clock, self.database, self.unit_of_work(intents)
+        roles = RoleAssignment(ROLES)
+        clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS)
+        issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
+        login = LoginService(database, USERS, self.lane)
+        provisioning = (RealmKeyProvisioning(KEYS, self.keyring), BuiltInRoles(ROLES))
+        refresh_tokens = RefreshTokens(database, GRANTS, self.internal)
+        revocation = RevocationService(work, database, GRANTS, self.access_tokens, refresh_tokens, clock)
+        check = SelfCheck(database, self.keyring, clock)
+
+        async def readiness() -> dict[str, str]:
+            failing = await check.readiness()
+            return failing if log_writable() else failing | {"audit": "the audit log cannot be written"}
+
+        return Services(
+            keys=KeyService(database, work, database, KEYS, self.keyring, clock),
+            cipher=cipher,
+            realms=RealmService(work, REALMS, provisioning, self.issuers.of, clock),
+            roles=RoleService(work, database, ROLES, clock),
+            users=UserService(work, database, USERS, roles, self.lane, clock),
+            clients=ClientService(work, database, CLIENTS, roles, clock),
+            tokens=TokenEndpoint(
+                clients,
+                PasswordGrant(login, issuer, GRANTS, clock),
+                ClientCredentialsGrant(issuer),
+            ),
+            refresh=RefreshTokenGrant(refresh_tokens, GRANTS, clients, issuer, revocation, clock),
+            revocation=revocation,
+            signer=self.internal,
+            readiness=readiness,
+            self_check=check.run,
+            events=events,
+        )
+
+
+class JsonCodec:
+    """Wire structs as JSON, for answers that may have to be given again."""
+
+    def encode(self, answer: object) -> bytes:
+        """The struct as JSON."""
+        return msgspec.json.encode(answer)
+
+    def decode(self, data: bytes, answer_type: type[T]) -> T:
+        """The struct again."""
+        return msgspec.json.decode(data, type=answer_type)

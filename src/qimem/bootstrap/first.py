@@ -1,0 +1,174 @@
+"""The first installation: instance, realm `system`, operator, one client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qimem.audit.intents import Intents
+from qimem.authz.permissions import EVERYTHING, compile_permissions
+from qimem.bootstrap.core import CLIENTS, KEYS, REALMS, ROLES, USERS, Core
+from qimem.bootstrap.database import location, migrate
+from qimem.config.schema import Settings
+from qimem.crypto.mac import key_check_value
+from qimem.crypto.randomness import new_uuid, random_bytes, token_text
+from qimem.identity.passwords import PasswordLane
+from qimem.identity.roles import BuiltInRoles, RoleAssignment
+from qimem.identity.users import UserService
+from qimem.kernel.clock import SystemClock
+from qimem.kernel.context import Actor, ActorKind
+from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
+from qimem.kernel.secret import SecretBytes, SecretText
+from qimem.kernel.transaction import Tx, UniqueViolation
+from qimem.kms.hierarchy import RootKey
+from qimem.kms.instance import Instance
+from qimem.kms.internal_keys import PreparedRealm, RealmKeyProvisioning
+from qimem.oauth.clients import UNLIMITED_TIER, ClientService, Registration
+from qimem.realms.models import RealmRecord
+from qimem.storage.database import OpenDatabase
+from qimem.storage.repositories.audit import IntentRepository
+from qimem.storage.repositories.instance import InstanceRepository
+from qimem.wire.auth import CreatedClient
+
+_GENERATED_PASSWORD_BYTES = 24
+_INSTANCE = InstanceRepository()
+
+
+class AlreadyInitialised(Exception):
+    """The database holds an installation already; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminChoice:
+    """The first operator. Without a password one is generated."""
+
+    username: str = "admin"
+    password: SecretText | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What a new installation hands out, once. `password` only when it was generated."""
+
+    realm_id: str
+    client_id: str
+    client_secret: SecretText
+    username: str
+    password: SecretText | None
+    data_dir: str | None
+    root_key_file: str | None
+    external_url: str | None
+
+
+async def initialise(settings: Settings, root_key: SecretBytes, admin: AdminChoice) -> Installed:
+    """Make an installation in an empty database: instance, realm `system`, operator, one client.
+
+    Raises:
+        AlreadyInitialised: there is one.
+        QimemError: the operator's name or password is not acceptable.
+    """
+    migrate(settings)
+    database = location(settings).open()
+    try:
+        return await _install(settings, root_key, admin, database)
+    finally:
+        await database.close()
+
+
+class _PreparedPepper:
+    """The pepper of a realm that is only about to exist."""
+
+    def __init__(self, prepared: PreparedRealm) -> None:
+        self._pepper = prepared.pepper()
+
+    async def pepper(self, realm_id: RealmId) -> SecretBytes:  # noqa: ARG002 - there is only one realm
+        return self._pepper
+
+
+async def _install(
+    settings: Settings, root_key: SecretBytes, admin: AdminChoice, database: OpenDatabase
+) -> Installed:
+    if await database.read(_INSTANCE.find) is not None:
+        raise AlreadyInitialised
+    clock = SystemClock()
+    instance = _new_instance(settings, root_key, clock.now_us())
+    core = Core(database, RootKey(instance.instance_id, root_key), clock, instance.external_url or "")
+    generated = None if admin.password is not None else SecretText(token_text(_GENERATED_PASSWORD_BYTES))
+    try:
+        add_realm = await _first_realm(core, admin.username, admin.password or generated or SecretText(""))
+
+        def install(tx: Tx) -> CreatedClient:
+            _claim(tx, instance)
+            return add_realm(tx)
+
+        client = await database.write(install)
+    finally:
+        core.lane.close()
+    embedded = settings.database.url is None
+    return Installed(
+        realm_id=SYSTEM_REALM,
+        client_id=client.client_id,
+        client_secret=SecretText(client.client_secret or ""),
+        username=admin.username,
+        password=generated,
+        data_dir=str(settings.server.data_dir) if embedded else None,
+        root_key_file=None if settings.seal.root_key_file is None else str(settings.seal.root_key_file),
+        external_url=settings.server.external_url,
+    )
+
+
+def _new_instance(settings: Settings, root_key: SecretBytes, now_us: int) -> Instance:
+    instance_id = new_uuid()
+    return Instance(
+        instance_id=instance_id,
+        incarnation=random_bytes(16),
+        key_check=key_check_value(root_key, instance_id.bytes),
+        external_url=settings.server.external_url,
+        created_us=now_us,
+    )
+
+
+def _claim(tx: Tx, instance: Instance) -> None:
+    # This row decides between two installers on two nodes: the second one finds it taken.
+    try:
+        _INSTANCE.insert(tx, instance)
+    except UniqueViolation:
+        raise AlreadyInitialised from None
+
+
+async def _first_realm(core: Core, username: str, password: SecretText) -> Callable[[Tx], CreatedClient]:
+    """Realm `system` with its operator and one client; for the transaction that makes the installation."""
+    clock, actor, now_us = core.clock, _installer(), core.clock.now_us()
+    keys, roles = RealmKeyProvisioning(KEYS, core.keyring), RoleAssignment(ROLES)
+    prepared = keys.prepare(SYSTEM_REALM, now_us)
+    lane = PasswordLane(_PreparedPepper(prepared))
+    # Nothing is logged before there is a log: these are made by the installation itself.
+    work = core.unit_of_work(Intents(IntentRepository(), clock, "", lambda: 0))
+    try:
+        users = UserService(work, core.database, USERS, roles, lane, clock)
+        add_user = await users.creation(actor, SYSTEM_REALM, username, password, ("operator",), None)
+    finally:
+        lane.close()
+    clients = ClientService(work, core.database, CLIENTS, roles, clock)
+    registration = Registration(redirect_uris=(), name="operator tools", tier=UNLIMITED_TIER)
+    add_client = clients.creation(actor, SYSTEM_REALM, registration)
+
+    def insert(tx: Tx) -> CreatedClient:
+        REALMS.insert(tx, RealmRecord(SYSTEM_REALM, "System", enabled=True, created_us=now_us))
+        keys.provision(tx, SYSTEM_REALM, prepared, now_us)
+        BuiltInRoles(ROLES).provision(tx, SYSTEM_REALM, None, now_us)
+        add_user(tx)
+        return add_client(tx)
+
+    return insert
+
+
+def _installer() -> Actor:
+    return Actor(
+        realm_id=SYSTEM_REALM,
+        kind=ActorKind.CLIENT,
+        subject="installer",
+        client_id=ClientId("installer"),
+        token_id="",
+        permissions=compile_permissions(frozenset({EVERYTHING})),
+    )

@@ -1,0 +1,120 @@
+"""Opens an installation and serves it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from typing import Any
+
+from qimem.bootstrap.audit import AuditLog
+from qimem.bootstrap.core import KEYS, Core
+from qimem.bootstrap.database import location
+from qimem.config.schema import Settings
+from qimem.crypto.mac import key_check_value
+from qimem.crypto.randomness import token_text
+from qimem.jobs.runner import JobRunner, Task
+from qimem.jobs.tasks import ExpiredSweep
+from qimem.kernel.clock import SystemClock
+from qimem.kernel.refusal import Refused
+from qimem.kernel.secret import SecretBytes
+from qimem.kms.cipher import CipherService
+from qimem.kms.hierarchy import RootKey
+from qimem.kms.instance import Instance
+from qimem.observability.logging import report_failed_job
+from qimem.storage.database import OpenDatabase
+from qimem.storage.repositories.instance import InstanceRepository
+from qimem.storage.repositories.jobs import ExpiredRowsRepository, JobRepository
+from qimem.web import system
+from qimem.web.api import audit, auth, security
+from qimem.web.app import create_app
+from qimem.web.oidc import jwks
+
+_SWEEP_SECONDS = 600
+_INSTANCE = InstanceRepository()
+
+ENDPOINTS = system.documented((
+    *system.ENDPOINTS, *security.ENDPOINTS, *auth.ENDPOINTS, *audit.ENDPOINTS, *jwks.ENDPOINTS,
+))  # fmt: skip
+"""Every operation of the HTTP API."""
+
+
+class Running:
+    """A started installation: the ASGI application, and how to end it."""
+
+    def __init__(self, app: Any, core: Core, cipher: CipherService, jobs: JobRunner, log: AuditLog) -> None:
+        self.app = app
+        self._core = core
+        self._cipher = cipher
+        self._jobs = jobs
+        self._log = log
+
+    async def close(self) -> None:
+        """Drain: stop background work, return unused message leases, sign the log, close the database."""
+        async with AsyncExitStack() as stack:
+            # Run from the last to the first; what fails keeps none of the others from running.
+            stack.callback(self._core.keyring.close)
+            stack.push_async_callback(self._core.database.close)
+            stack.callback(self._core.lane.close)
+            stack.push_async_callback(self._log.close)
+            stack.push_async_callback(self._cipher.give_back_leases)
+            await self._jobs.stop()
+
+
+async def start(settings: Settings, root_key: SecretBytes, address: str) -> Running:
+    """Open the installation and build its services.
+
+    Args:
+        settings: Where the data is, and what to offer.
+        root_key: Taken over; wiped when the installation is closed.
+        address: `http://host:port` as bound; becomes the external URL at the first start without one.
+
+    Raises:
+        Refused: no installation, another root key, another external URL than the stored one, or an audit log
+            that cannot be written.
+    """
+    database = location(settings).open()
+    try:
+        instance = await _own_instance(database, root_key)
+        external_url = await _external_url(settings, database, instance, address)
+        core = Core(database, RootKey(instance.instance_id, root_key), SystemClock(), external_url)
+        log = await AuditLog.open(settings, core, instance)
+    except BaseException:
+        await database.close()
+        raise
+    cipher = CipherService(database, KEYS, core.keyring)
+    services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
+    app = create_app(ENDPOINTS, services, core.bearer, log.recorder, cors_origins=settings.web.cors_origins)
+    holder = f"{os.uname().nodename}:{os.getpid()}:{token_text(6)}"
+    jobs = JobRunner(database, JobRepository(), core.clock, holder, report_failed_job)
+    sweep = ExpiredSweep(database, ExpiredRowsRepository(), core.clock)
+    jobs.start([Task("expired-rows", _SWEEP_SECONDS, sweep.run)])
+    return Running(app, core, cipher, jobs, log)
+
+
+async def _own_instance(database: OpenDatabase, root_key: SecretBytes) -> Instance:
+    instance = await database.read(_INSTANCE.find)
+    if instance is None:
+        raise Refused("the database holds no installation", "run: qimem init")
+    expected = key_check_value(root_key, instance.instance_id.bytes)
+    if not SecretBytes(expected).equals(instance.key_check):
+        raise Refused(
+            "the root key is not the one this database was made with",
+            "give the right one with --root-key-file; without it the data cannot be read",
+        )
+    return instance
+
+
+async def _external_url(settings: Settings, database: OpenDatabase, instance: Instance, address: str) -> str:
+    configured, stored = settings.server.external_url, instance.external_url
+    if stored is None:
+        chosen = configured or address
+        await database.write(lambda tx: _INSTANCE.set_external_url(tx, chosen))
+        # Another worker may have been first; what is stored counts.
+        again = await database.read(_INSTANCE.find)
+        stored = again.external_url if again is not None else None
+    if stored is None or (configured is not None and configured != stored):
+        raise Refused(
+            f"external_url is {stored}: tokens and clients already carry it",
+            "remove the option or set it to the stored value",
+        )
+    return stored

@@ -1,0 +1,149 @@
+"""`qimem audit`: looks into the log of a node, with the server running or not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qimem.cli.output import emit, output_option
+
+if TYPE_CHECKING:
+    from qimem.wire.audit import AuditRecord
+
+EXIT_ALTERED = 1
+_TURN_SECONDS = 0.2
+
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=Path("data"), help="Directory of the data."
+)
+
+
+@click.group()
+def audit() -> None:
+    """Look into the audit log."""
+
+
+@audit.command()
+@_data_dir
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    help="The key to trust; by default the one beside the log.",
+)
+@click.option(
+    "--anchor", type=click.Path(path_type=Path), help="A copy of `audit/heads` that was kept elsewhere."
+)
+@output_option
+def verify(data_dir: Path, public_key: Path | None, anchor: Path | None, format: str) -> int:
+    """Check that the log is what was written: no record changed, gone, moved or put in.
+
+    Needs the files and the public key alone. Ends with 1 when something is not what was written.
+    """
+    from qimem.audit.log import DIRECTORY, PUBLIC_KEY, read_public_key, verify_log  # noqa: PLC0415 - heavy
+    from qimem.audit.segment_file import read_heads  # noqa: PLC0415
+    from qimem.kernel.refusal import Refused  # noqa: PLC0415
+
+    log = data_dir / DIRECTORY
+    try:
+        key = read_public_key(public_key or log / PUBLIC_KEY)
+        known = {} if anchor is None else read_heads(anchor)
+        reports = verify_log(log, key, known)
+    except (OSError, ValueError) as error:
+        raise Refused(
+            "the audit log or its public key cannot be read", "name them with --data-dir and --public-key"
+        ) from error
+    rows: list[dict[str, object]] = []
+    for report in reports:
+        reading = report.reading
+        rows.append({
+            "stream": report.stream,
+            "state": "ok" if report.fault is None else "altered",
+            "segments": report.segments,
+            "records": reading.records if reading else None,
+            "unanchored": reading.unanchored if reading else None,
+            "torn_bytes": reading.torn_bytes if reading else None,
+            "fault": report.fault,
+        })  # fmt: skip
+    emit(rows, format)
+    if public_key is None:
+        click.echo(
+            "trusted the key beside the log; keep a copy elsewhere and name it with --public-key", err=True
+        )
+    return EXIT_ALTERED if any(report.fault is not None for report in reports) else 0
+
+
+@audit.command()
+@_data_dir
+@click.option("--realm", help="Only this realm.")
+@click.option("--since", help="From this time on, RFC 3339.")
+@click.option("--until", help="Before this time, RFC 3339.")
+def export(data_dir: Path, realm: str | None, since: str | None, until: str | None) -> int:
+    """Print records as JSON lines, stream after stream, oldest first."""
+    from qimem.audit.events import Wanted  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.audit.record import encoded  # noqa: PLC0415
+
+    wanted = Wanted(realm=realm, since=_time(since), until=_time(until))
+    for record in _all(data_dir):
+        if wanted.fits(record):
+            sys.stdout.buffer.write(encoded(record))
+    sys.stdout.buffer.flush()
+    return 0
+
+
+@audit.command()
+@_data_dir
+@click.option("--realm", help="Only this realm.")
+@click.option(
+    "-n", "lines", type=click.IntRange(0), default=10, help="Begin with so many of the last records."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+def tail(data_dir: Path, realm: str | None, lines: int, *, follow: bool) -> int:
+    """Print the last records as JSON lines."""
+    from qimem.audit.events import AuditEvents, Follower, Wanted  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.audit.log import DIRECTORY  # noqa: PLC0415
+
+    log = data_dir / DIRECTORY
+    # First of all: what is written while the last records are looked for is shown as well.
+    follower = Follower(log)
+    wanted = Wanted(realm=realm)
+    found, _ = AuditEvents(log).find(wanted, None, max(lines, 1))
+    shown = {record.id for record in found}
+    _print(reversed(found[:lines]))
+    while follow:
+        _print(record for record in follower.read() if wanted.fits(record) and record.id not in shown)
+        time.sleep(_TURN_SECONDS)
+    return 0
+
+
+def _print(records: Iterable[AuditRecord]) -> None:
+    from qimem.audit.record import encoded  # noqa: PLC0415 - heavy modules load when the command runs
+
+    for record in records:
+        sys.stdout.buffer.write(encoded(record))
+    sys.stdout.buffer.flush()
+
+
+def _all(data_dir: Path) -> Iterator[AuditRecord]:
+    from qimem.audit.events import records  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.audit.log import DIRECTORY  # noqa: PLC0415
+    from qimem.audit.segment_file import segment_numbers, stream_paths  # noqa: PLC0415
+
+    for stream in stream_paths(data_dir / DIRECTORY):
+        for number in segment_numbers(stream):
+            yield from records(stream, number)
+
+
+def _time(given: str | None) -> str | None:
+    from qimem.kernel.clock import parse_rfc3339, rfc3339  # noqa: PLC0415 - as above
+
+    if given is None:
+        return None
+    try:
+        return rfc3339(parse_rfc3339(given))
+    except (ValueError, OverflowError):
+        raise click.BadParameter("expected an RFC 3339 time such as 2026-01-31T12:00:00Z") from None

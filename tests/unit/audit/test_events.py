@@ -1,0 +1,164 @@
+"""Finding records: each once, newest first, over streams, segments, compression and unfinished writes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from qimem.audit import events as events_module
+from qimem.audit.events import AuditEvents, Follower, Wanted
+from qimem.audit.record import encoded
+from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.stream import StreamState
+from qimem.audit.trail import open_trail
+from qimem.kernel.clock import ManualClock, rfc3339
+from qimem.wire.audit import AuditRecord, KeyUse
+from tests.unit.audit.logs import signer
+
+SIZE = 4 * 1024
+KEY, OTHER = UUID(int=1), UUID(int=2)
+
+
+def record(number: int, clock: ManualClock, **facts: object) -> AuditRecord:
+    facts = {"realm": "acme", "event": "keys.encrypt", "outcome": "ok"} | facts
+    return AuditRecord(at=rfc3339(clock.now_us()), id=f"{number:024}", **facts)  # type: ignore[arg-type]
+
+
+def write(log: Path, streams: int = 2, records: int = 60, **facts: object) -> list[AuditRecord]:
+    """A log of several streams that were written in turn; its records in the order of time."""
+    clock, made = ManualClock(), []
+
+    async def run() -> None:
+        opened = []
+        for number in range(streams):
+            directory = StreamDirectory(log / f"s{number}")
+            state = StreamState("here", f"s{number}", signer(), clock, segment_bytes=SIZE)
+            opened.append((directory, open_trail(state, directory, lambda line: None)))
+        for number in range(records):
+            clock.advance(1.0)
+            made.append(record(number, clock, **facts))
+            await opened[number % streams][1].append(encoded(made[-1]))
+        for directory, trail in opened:
+            await trail.close()
+            directory.compress(1)
+            directory.close()
+
+    asyncio.run(run())
+    return made
+
+
+def pages(log: Path, wanted: Wanted, limit: int) -> list[list[AuditRecord]]:
+    events, before, found = AuditEvents(log), None, []
+    while True:
+        page, before = events.find(wanted, before, limit)
+        found.append(page)
+        if before is None:
+            return found
+        assert len(found) < 1_000
+
+
+@pytest.mark.parametrize("limit", [1, 7, 200])
+@pytest.mark.parametrize("streams", [1, 2, 12])
+def test_every_record_stands_on_one_page(tmp_path: Path, streams: int, limit: int) -> None:
+    made = write(tmp_path, streams)
+    found = [record for page in pages(tmp_path, Wanted(), limit) for record in page]
+    assert found == made[::-1]
+
+
+def test_a_question_that_finds_little_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write(tmp_path, 2, 200)
+    monkeypatch.setattr(events_module, "AUDIT_SEGMENTS_PER_QUESTION", 2)
+    monkeypatch.setattr(events_module, "AUDIT_LAG_SECONDS", 1)
+    found = pages(tmp_path, Wanted(request_id="none"), 10)
+    assert len(found) > 3
+    assert not any(found)
+    first = pages(tmp_path, Wanted(until=made[1].at), 10)
+    assert [record for page in first for record in page] == made[:1]
+
+
+def test_a_record_that_lagged_behind_its_time_is_on_its_page(tmp_path: Path) -> None:
+    clock = ManualClock()
+    late = record(999, clock)
+    clock.advance(1)
+
+    async def run() -> list[AuditRecord]:
+        directory = StreamDirectory(tmp_path / "s0")
+        state = StreamState("here", "s0", signer(), clock, segment_bytes=SIZE)
+        trail, made = open_trail(state, directory, lambda line: None), []
+        for number in range(40):
+            clock.advance(1)
+            made.append(record(number, clock))
+            await trail.append(encoded(made[-1]))
+        await trail.append(encoded(late))
+        await trail.close()
+        directory.close()
+        return made
+
+    made = asyncio.run(run())
+    found = [record for page in pages(tmp_path, Wanted(), 5) for record in page]
+    assert found == [*made[::-1], late]
+
+
+def test_filters_hold_together() -> None:
+    one = record(1, ManualClock(), key=KEY, subject="ada")
+    assert Wanted(key=KEY, subject="ada").fits(one)
+    assert not Wanted(key=KEY, subject="eve").fits(one)
+    assert not Wanted(key=OTHER, subject="ada").fits(one)
+    batch = record(2, ManualClock(), used=[KeyUse(key=OTHER, version=1, count=2)], subject="ada")
+    assert Wanted(key=OTHER).fits(batch)
+    assert not Wanted(key=OTHER, subject="eve").fits(batch)
+    assert not Wanted(key=KEY).fits(batch)
+
+
+def test_a_realm_whose_name_begins_another_is_not_mixed_up(tmp_path: Path) -> None:
+    write(tmp_path, 1, 5, realm="acme-2")
+    assert pages(tmp_path, Wanted(realm="acme"), 10) == [[]]
+    assert len(pages(tmp_path, Wanted(realm="acme-2"), 10)[0]) == 5
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 7))
+def test_half_a_write_shows_what_was_acknowledged_before_it(tmp_path: Path, cut: int) -> None:
+    made = write(tmp_path, 1, 3)
+    segment = tmp_path / "s0" / "00000001.jsonl.gz"
+    content = events_module.read_segment(tmp_path / "s0", 1).rstrip(b"\0")
+    segment.unlink()
+    (tmp_path / "s0" / "00000001.jsonl").write_bytes(content[:-cut] + bytes(1_000))
+    (found,) = pages(tmp_path, Wanted(), 10)
+    whole = content[:-cut].count(b'{"chain":"')
+    assert found == made[: len(found)][::-1]
+    assert len(found) >= min(whole, 3) - 1
+
+
+def test_a_follower_sees_each_record_once(tmp_path: Path) -> None:
+    write(tmp_path, 2, 10)
+    follower = Follower(tmp_path)
+    assert follower.read() == []
+    assert Follower(tmp_path).read() == []
+
+    async def more() -> list[AuditRecord]:
+        clock, made, found = ManualClock(), [], []
+        directory = StreamDirectory(tmp_path / "s0")
+        state = StreamState("here", "s0", signer(), clock, segment_bytes=SIZE)
+        trail = open_trail(state, directory, lambda line: None)
+        for number in range(100, 180):
+            made.append(record(number, clock))
+            await trail.append(encoded(made[-1]))
+            if number % 9 == 0:
+                found += follower.read()
+        await trail.close()
+        directory.close()
+        assert found + follower.read() == made
+        return made
+
+    assert len(asyncio.run(more())) == 80
+    assert follower.read() == []
+
+
+def test_there_may_be_no_log_at_all(tmp_path: Path) -> None:
+    assert pages(tmp_path / "none", Wanted(), 10) == [[]]
+    assert Follower(tmp_path / "none").read() == []
