@@ -111,8 +111,11 @@ class Server:
         return found
 
     def worker_memory(self) -> list[float]:
-        """Resident MB (10^6 bytes) of each process that serves: the workers, or the one process there is."""
-        root, *workers = self._tree()
+        """Resident MB (10^6 bytes) of each process that serves: the workers, or the one there is.
+
+        The small process beside each, which writes its log, is not in it.
+        """
+        root, *workers = (process for process in self._tree() if "qimem.audit.disk" not in process.cmdline())
         return [process.memory_info().rss / 1e6 for process in workers or [root]]
 
     def settle(self) -> None:

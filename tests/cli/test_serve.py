@@ -118,7 +118,7 @@ def test_the_root_key_is_in_no_environment_or_argument(tmp_path: Path, workers: 
             server.process.pid,
             *(child.pid for child in psutil.Process(server.process.pid).children()),
         ]
-        assert len(processes) == (1 if workers == 1 else 3)
+        assert len(processes) == 1 + workers
         for pid in processes:
             content = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
             assert key not in content

@@ -220,15 +220,16 @@ def keeps_intents_to_itself() -> None:
 
 def has_a_slow_log() -> None:
     """Not a fault: each write of the log takes long, as on a busy disk."""
-    from qimem.audit import writer
+    from qimem.audit import segment_file
 
-    write_all = writer.write_all
+    write_all = segment_file.write_all
 
-    def slowly(*what: Any) -> None:
-        time.sleep(_LATE_SECONDS)
-        write_all(*what)
+    def slowly(descriptor: int, data: bytes, offset: int) -> None:
+        if data.strip(b"\0"):
+            time.sleep(_LATE_SECONDS)
+        write_all(descriptor, data, offset)
 
-    _replace(writer, "write_all", slowly)
+    _replace(segment_file, "write_all", slowly)
 
 
 def replaces_no_worker() -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from qimem.config.schema import Settings, WebSettings
 from qimem.config.values import Address
+from qimem.kernel.hardening import harden
 from qimem.kernel.secret import SecretBytes
 from qimem.observability.logging import configure
-from qimem.server.hardening import harden
 from qimem.server.order import Order
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor

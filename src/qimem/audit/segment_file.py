@@ -31,29 +31,11 @@ class StreamTaken(Exception):
     """Another process writes this stream."""
 
 
-class StreamDirectory:
-    """The files of one stream, held by one process at a time."""
+class StreamFiles:
+    """The files of one stream."""
 
     def __init__(self, path: Path) -> None:
-        """Take the stream; it is let go when the process ends.
-
-        Raises:
-            StreamTaken: it is held already.
-            OSError: it cannot be made or read.
-        """
-        made = not path.exists()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if made:
-            # A record is not on the disk for good before the names above it are.
-            _sync_directory(path.parent)
-            _sync_directory(path.parent.parent)
         self.path = path
-        self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise StreamTaken from None
 
     def segments(self) -> list[int]:
         """The numbers of its segments, oldest first."""
@@ -163,9 +145,34 @@ class StreamDirectory:
         finally:
             os.close(descriptor)
 
+
+class StreamDirectory(StreamFiles):
+    """The files of one stream, held by one worker at a time: by it, and by the process that writes for it."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the stream; it is let go when these processes end.
+
+        Raises:
+            StreamTaken: it is held already.
+            OSError: it cannot be made or read.
+        """
+        super().__init__(path)
+        made = not path.exists()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if made:
+            # A record is not on the disk for good before the names above it are.
+            _sync_directory(path.parent)
+            _sync_directory(path.parent.parent)
+        self.lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.lock)
+            raise StreamTaken from None
+
     def close(self) -> None:
         """Let the stream go; once more does nothing."""
-        lock, self._lock = self._lock, -1
+        lock, self.lock = self.lock, -1
         if lock >= 0:
             os.close(lock)
 

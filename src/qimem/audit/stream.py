@@ -1,6 +1,6 @@
 """The state of the stream that a worker writes: where it is, and what the next write is.
 
-Nothing here touches the disk but `resume`; the writer's thread runs the steps that are made here.
+Nothing here touches the disk but `resume`; the process that writes runs the steps that are made here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from qimem.audit.segment import (
     text,
 )
 from qimem.audit.segment_file import StreamDirectory, read_segment, segment_name
+from qimem.audit.steps import Step
 from qimem.audit.verification import Reading, StreamReader
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.limits import AUDIT_SEGMENT_BYTES
@@ -36,23 +37,6 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes:
         """64-byte Ed25519 signature."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One durable write.
-
-    Args:
-        data: What to write at `offset`.
-        seal: Cut the segment at its end, and go on in the next one with `header`.
-        head: A checkpoint to put aside once all of it is written.
-    """
-
-    data: bytes
-    offset: int
-    seal: bool = False
-    header: bytes = b""
-    head: bytes = b""
 
 
 class Position(NamedTuple):

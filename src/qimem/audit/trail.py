@@ -1,6 +1,6 @@
 """Appends records: all that arrive while the disk is busy share the next write.
 
-Encoding and hashing happen on the loop, once for each batch; a thread does nothing but write. Whoever waits
+Encoding and hashing happen on the loop, once for each batch; another process does the writing. Whoever waits
 is told when the write is on the disk, or that it failed. A failed stream is not written to again: what the
 disk holds behind the last acknowledged byte is unknown, so the segment is cut there and a new one begins.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.steps import cut
 from qimem.audit.stream import StreamState, resume
 from qimem.audit.writer import SegmentWriter
 from qimem.errors import QimemError, audit_unavailable
@@ -138,7 +139,7 @@ class AuditTrail:
                 await self._seal_state()
         # Whatever comes now is told that it cannot be recorded.
         self._failed = True
-        await asyncio.to_thread(self._writer.close)
+        await self._writer.close()
 
     async def _quiet(self) -> None:
         """Wait until nothing is being written."""
@@ -176,7 +177,7 @@ class AuditTrail:
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(AUDIT_WRITE_SECONDS, self._too_late)
         steps = list(self._state.steps(lines, sign=sign))
-        self._writer.write(steps, lambda error: _tell(loop, self._done, error))
+        self._writer.write(steps, self._done)
 
     def _done(self, error: OSError | None) -> None:
         if self._deadline is not None:
@@ -229,15 +230,10 @@ class AuditTrail:
         asyncio.get_running_loop().call_later(AUDIT_RETRY_SECONDS, self._begin_anew)
 
     def _begin_anew(self) -> None:
-        loop = asyncio.get_running_loop()
         known = self._acknowledged
         self._state.restore(known)
-        self._writer.begin_anew(
-            known.segment,
-            known.offset,
-            [self._state.next_segment()],
-            lambda error: _tell(loop, self._begun_anew, error),
-        )
+        steps = [cut(known.segment, known.offset), self._state.next_segment()]
+        self._writer.begin_anew(known.segment, steps, self._begun_anew)
 
     def _begun_anew(self, error: OSError | None) -> None:
         if error is not None:
@@ -256,15 +252,7 @@ def _tell_all(waiting: list[tuple[bytes, Done]], *, on_disk: bool) -> None:
             _log.exception("who waited for the audit log cannot be told")
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, what: Callable[[OSError | None], None], error: OSError | None
-) -> None:
-    # A closed loop: the process is ending, and nobody waits any more.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(what, error)
-
-
-def open_trail(
+async def open_trail(
     state: StreamState,
     directory: StreamDirectory,
     visit: Callable[[bytes], None],
@@ -293,4 +281,5 @@ def open_trail(
         # Before its first record: from then on, a stream without a head was tampered with.
         directory.put_head(state.first_head())
     writer = SegmentWriter(directory, state.segment, state.segment_bytes)
+    await writer.ready()
     return AuditTrail(state, writer, state.clock, strict=strict)

@@ -1,123 +1,190 @@
-"""The thread that writes an audit stream; it does nothing else, and knows nothing of records."""
+"""The worker's side of the process that writes its stream: jobs go out, answers come back, in order."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import os
-import queue
-import threading
+import socket
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
-from qimem.audit.segment_file import StreamDirectory, write_all
-from qimem.audit.stream import Step
+from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.steps import ANSWER, Step, encoded
 
 _log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 2.0
-
+_ANSWERS_BYTES: Final = 4_096
 
 Done = Callable[[OSError | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    segment: int
-    length: int
-
-
 class SegmentWriter:
-    """The one thread that writes a stream."""
+    """Has a stream written by a process of its own; used from the loop alone.
+
+    Args:
+        directory: Held by this process; the other one holds it too, as long as it lives.
+        segment: The last one, 0 when there is none.
+    """
 
     def __init__(self, directory: StreamDirectory, segment: int, segment_bytes: int) -> None:
         self._directory = directory
-        self._segment = segment
         self._segment_bytes = segment_bytes
-        self._spare_for = -1
-        # Beside the writes: what waits for them must not wait for 16 MiB of zeros.
-        self._spare = ThreadPoolExecutor(1, "audit-spare")
-        self._making = threading.Lock()
-        self._descriptor = directory.open_last(segment) if segment else -1
-        self._jobs: queue.SimpleQueue[tuple[Sequence[Step | _Cut], Done] | None]
-        self._jobs = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="audit-writer", daemon=True)
-        self._thread.start()
+        self._waiting: deque[Done] = deque()
+        self._unsent = b""
+        self._answers = b""
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+        self._channel: socket.socket | None = None
+        self._begin(segment)
 
-    def write(self, steps: list[Step], done: Done) -> None:
-        """Have the steps written; `done` is called on the thread."""
-        self._jobs.put((steps, done))
+    async def ready(self) -> None:
+        """Wait for the process to listen: the first request must not wait for its start.
 
-    def close(self) -> None:
-        """Let the thread end after what it has; does not wait for a disk that hangs."""
-        self._jobs.put(None)
-        self._thread.join(timeout=_CLOSE_SECONDS)
-        self._spare.shutdown(wait=False, cancel_futures=True)
+        Raises:
+            OSError: it did not start.
+        """
+        started: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+        # Its greeting has the form of an answer.
+        self._waiting.append(lambda error: None if started.done() else started.set_result(error))
+        error = await started
+        if error is not None:
+            raise error
 
-    def begin_anew(self, segment: int, length: int, steps: list[Step], done: Done) -> None:
-        """Have a segment cut at what is known of it, whatever was begun behind it removed, and go on."""
-        self._jobs.put(([_Cut(segment, length), *steps], done))
+    def write(self, steps: Sequence[Step], done: Done) -> None:
+        """Have the steps written; `done` is called on the loop, always later."""
+        self._waiting.append(done)
+        if self._channel is None:
+            asyncio.get_running_loop().call_soon(self._lost)
+            return
+        data = encoded(steps)
+        if self._unsent:
+            self._unsent += data
+        else:
+            self._unsent = data
+            self._send()
 
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            steps, done = job
+    def begin_anew(self, segment: int, steps: Sequence[Step], done: Done) -> None:
+        """Go on after a failure, in a new process where the last one is gone.
+
+        Args:
+            segment: The last one that is known.
+            steps: The first of them goes back to it.
+            done: As with `write`.
+        """
+        if self._channel is None and not self._closed:
             try:
-                for step in steps:
-                    if isinstance(step, _Cut):
-                        self._cut(step)
-                    else:
-                        self._write(step)
+                self._begin(segment)
             except OSError as error:
-                done(error)
-            else:
-                done(None)
-                self._prepare(steps)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+                told = error
+                asyncio.get_running_loop().call_soon(lambda: done(told))
+                return
+            self._waiting.append(_greeted)
+        self.write(steps, done)
 
-    def _write(self, step: Step) -> None:
-        if step.data:
-            write_all(self._descriptor, step.data, step.offset)
-        if step.seal:
-            os.ftruncate(self._descriptor, step.offset + len(step.data))
-            os.fsync(self._descriptor)
-        if step.header:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
-            self._segment += 1
-            with self._making:
-                self._descriptor = self._directory.open_new(self._segment, self._segment_bytes)
-            write_all(self._descriptor, step.header, 0)
+    async def close(self) -> None:
+        """Let the process end after what it has; does not wait for a disk that hangs."""
+        self._closed = True
+        self._end()
+        for process in self._processes:
+            try:
+                await asyncio.to_thread(process.wait, _CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                _log.error("the process that writes the audit log does not end")
 
-    def _cut(self, known: _Cut) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        for number in self._directory.segments():
-            if number > known.segment:
-                self._directory.file(number).unlink()
-        if known.segment:
-            self._directory.cut(known.segment, known.length)
-        self._segment = known.segment
+    def _begin(self, segment: int) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "qimem.audit.disk"]
+            command += [
+                str(theirs.fileno()),
+                str(self._directory.path),
+                str(segment),
+                str(self._segment_bytes),
+            ]
+            started = subprocess.Popen(
+                command,
+                pass_fds=(theirs.fileno(), self._directory.lock),
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                env=_environment(),
+            )
+        # Asking takes those that have ended out of the system's table.
+        self._processes = [*(process for process in self._processes if process.poll() is None), started]
+        ours.setblocking(False)
+        self._channel = ours
+        self._unsent = self._answers = b""
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._answered)
 
-    def _prepare(self, steps: Sequence[Step | _Cut]) -> None:
-        """What nobody has to wait for."""
-        head = next((step.head for step in steps if isinstance(step, Step) and step.head), b"")
+    def _send(self) -> None:
+        assert self._channel is not None
         try:
-            if head:
-                self._directory.put_head(head)
-        except OSError as error:
-            _log.warning("cannot put the head of the audit log aside: %s", error.strerror)
-        if self._spare_for != self._segment:
-            self._spare_for = self._segment
-            self._spare.submit(self._prepare_spare)
+            sent = self._channel.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            asyncio.get_running_loop().call_soon(self._lost)
+            return
+        self._unsent = self._unsent[sent:]
+        if self._unsent:
+            loop = asyncio.get_running_loop()
+            loop.add_writer(self._channel.fileno(), self._go_on)
 
-    def _prepare_spare(self) -> None:
+    def _go_on(self) -> None:
+        if self._channel is None:
+            return
+        asyncio.get_running_loop().remove_writer(self._channel.fileno())
+        self._send()
+
+    def _answered(self) -> None:
+        if self._channel is None:
+            return
         try:
-            with self._making:
-                self._directory.prepare_spare(self._segment_bytes)
-        except OSError as error:
-            # The segment in use has room; when it ends, the error is one that counts.
-            _log.warning("cannot prepare the next audit segment: %s", error.strerror)
+            received = self._channel.recv(_ANSWERS_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if not received:
+            _log.error("the process that writes the audit log is gone")
+            self._lost()
+            return
+        answers = self._answers + received
+        whole = len(answers) - len(answers) % ANSWER.size
+        self._answers = answers[whole:]
+        for (code,) in ANSWER.iter_unpack(answers[:whole]):
+            self._waiting.popleft()(None if code == 0 else _error(code))
+
+    def _lost(self) -> None:
+        self._end()
+        waiting, self._waiting = self._waiting, deque()
+        for done in waiting:
+            done(_error(errno.EPIPE))
+
+    def _end(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(channel.fileno())
+            loop.remove_writer(channel.fileno())
+            channel.close()
+
+
+def _greeted(_error: OSError | None) -> None:
+    pass
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code) if code > 0 else "unknown error")
+
+
+def _environment() -> dict[str, str]:
+    # It needs no setting, and the database's password may stand there.
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("QIMEM_", "DATABASE_URL"))
+    }

@@ -115,7 +115,7 @@ class _Opening:
             name = directory.path.name
             pending = await self._core.database.read(lambda tx, name=name: _INTENTS.pending(tx, name))  # type: ignore[misc]
             seen: set[str] = set()
-            trail = self._open(directory, pending, seen)
+            trail = await self._open(directory, pending, seen)
             left += [(name, intent, intent.record_id in seen) for intent in pending]
             if trail is not None and own is None:
                 own = directory, trail
@@ -125,7 +125,7 @@ class _Opening:
                     await trail.close()
         if own is None:
             directory = new_stream(log)
-            trail = self._open(directory, (), set())
+            trail = await self._open(directory, (), set())
             assert trail is not None
             own = directory, trail
         for other in others:
@@ -138,7 +138,7 @@ class _Opening:
             )
         return own
 
-    def _open(
+    async def _open(
         self, directory: StreamDirectory, pending: Sequence[PendingIntent], seen: set[str]
     ) -> AuditTrail | None:
         wanted = {intent.record_id for intent in pending}
@@ -156,7 +156,7 @@ class _Opening:
         )
         since = min((intent.segment for intent in pending), default=sys.maxsize)
         try:
-            return open_trail(state, directory, visit, since=max(since, 1), strict=self._strict)
+            return await open_trail(state, directory, visit, since=max(since, 1), strict=self._strict)
         except Altered as error:
             # It is left as it is, for whoever looks into it; the server goes on in another stream.
             _log.error("audit stream %s was changed by somebody: %s; see qimem audit verify",

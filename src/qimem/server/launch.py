@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from qimem.bootstrap.first import AdminChoice, Installed
 from qimem.bootstrap.serving import start
 from qimem.config.schema import Settings
+from qimem.kernel.hardening import harden
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
-from qimem.server.hardening import harden
 from qimem.server.http import Stop, runner, serve
 from qimem.server.installation import Opened, initialise_in_memory, open_or_initialise
 from qimem.server.order import Order

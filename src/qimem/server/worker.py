@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from qimem.server.hardening import die_with, harden
+from qimem.kernel.hardening import die_with, harden
 
 if TYPE_CHECKING:
     from qimem.server.http import Running, Start

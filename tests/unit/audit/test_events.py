@@ -36,7 +36,7 @@ def write(log: Path, streams: int = 2, records: int = 60, **facts: object) -> li
         for number in range(streams):
             directory = StreamDirectory(log / f"s{number}")
             state = StreamState("here", f"s{number}", signer(), clock, segment_bytes=SIZE)
-            opened.append((directory, open_trail(state, directory, lambda line: None)))
+            opened.append((directory, await open_trail(state, directory, lambda line: None)))
         for number in range(records):
             clock.advance(1.0)
             made.append(record(number, clock, **facts))
@@ -89,7 +89,7 @@ def test_a_record_that_lagged_behind_its_time_is_on_its_page(tmp_path: Path) -> 
     async def run() -> list[AuditRecord]:
         directory = StreamDirectory(tmp_path / "s0")
         state = StreamState("here", "s0", signer(), clock, segment_bytes=SIZE)
-        trail, made = open_trail(state, directory, lambda line: None), []
+        trail, made = await open_trail(state, directory, lambda line: None), []
         for number in range(40):
             clock.advance(1)
             made.append(record(number, clock))
@@ -144,7 +144,7 @@ def test_a_follower_sees_each_record_once(tmp_path: Path) -> None:
         clock, made, found = ManualClock(), [], []
         directory = StreamDirectory(tmp_path / "s0")
         state = StreamState("here", "s0", signer(), clock, segment_bytes=SIZE)
-        trail = open_trail(state, directory, lambda line: None)
+        trail = await open_trail(state, directory, lambda line: None)
         for number in range(100, 180):
             made.append(record(number, clock))
             await trail.append(encoded(made[-1]))

@@ -30,7 +30,7 @@ def write_stream(log: Path, name: str, records: int = 150, *, instance: str = "h
     async def write() -> None:
         directory = StreamDirectory(log / name)
         state = StreamState(instance, name, signer(seed), SystemClock(), segment_bytes=SIZE)
-        trail = open_trail(state, directory, lambda line: None)
+        trail = await open_trail(state, directory, lambda line: None)
         for number in range(records):
             await trail.append(RECORD % number)
         await trail.close()

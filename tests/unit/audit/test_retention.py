@@ -23,11 +23,18 @@ RECORD = b'{"at":"2026-11-26T12:00:00.000000Z","event":"keys.encrypt","outcome":
 
 
 class Stream:
+    trail: AuditTrail
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.directory = StreamDirectory(path)
         self.state = StreamState("here", path.name, signer(), SystemClock(), segment_bytes=SIZE)
-        self.trail: AuditTrail = open_trail(self.state, self.directory, lambda line: None)
+
+    @classmethod
+    async def open(cls, path: Path) -> Stream:
+        stream = cls(path)
+        stream.trail = await open_trail(stream.state, stream.directory, lambda line: None)
+        return stream
 
     def keeper(self, retention: Retention = Retention()) -> SegmentKeeper:
         return SegmentKeeper(self.directory, self.trail, SystemClock(), retention)
@@ -42,7 +49,7 @@ class Stream:
 
 @pytest.fixture
 async def stream(tmp_path: Path) -> AsyncIterator[Stream]:
-    stream = Stream(tmp_path / "log" / "s1")
+    stream = await Stream.open(tmp_path / "log" / "s1")
     for number in range(200):
         await stream.trail.append(RECORD % number)
     yield stream
@@ -68,7 +75,7 @@ async def test_a_stream_goes_on_behind_compressed_segments(stream: Stream, tmp_p
     await keep_house(stream)
     await stream.trail.close()
     stream.directory.close()
-    again = Stream(stream.path)
+    again = await Stream.open(stream.path)
     await again.trail.append(RECORD % 200)
     assert again.records() == 201
     await again.trail.close()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from qimem.audit import writer as writer_module
 from qimem.audit.segment_file import StreamDirectory, StreamTaken
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
@@ -25,15 +28,27 @@ SIZE = 16 * 1024
 class Stream:
     """One stream as a worker opens it."""
 
+    trail: AuditTrail
+
     def __init__(self, path: Path, size: int = SIZE) -> None:
         self.seen: list[bytes] = []
         self.directory = StreamDirectory(path)
         self.state = StreamState("here", "0", signer(), SystemClock(), segment_bytes=size)
-        self.trail = open_trail(self.state, self.directory, self.seen.append)
 
-    def die(self) -> None:
+    @classmethod
+    async def open(cls, path: Path, size: int = SIZE) -> Stream:
+        stream = cls(path, size)
+        stream.trail = await open_trail(stream.state, stream.directory, stream.seen.append)
+        return stream
+
+    @property
+    def disk(self) -> psutil.Process:
+        """The process that writes."""
+        return psutil.Process(self.trail._writer._processes[-1].pid)
+
+    async def die(self) -> None:
         """As after kill -9: nothing is said any more."""
-        self.trail._writer.close()
+        await self.trail._writer.close()
         self.directory.close()
 
 
@@ -53,18 +68,18 @@ def line(number: int) -> bytes:
 
 
 async def test_what_was_acknowledged_is_on_the_disk(tmp_path: Path) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     for number in range(20):
         await stream.trail.append(line(number))
         assert records(tmp_path / "0")[-1] == line(number).strip()
-    stream.die()
+    await stream.die()
     assert verified(tmp_path / "0").chain == stream.state.chain
 
 
 async def test_records_that_come_at_once_share_a_batch(tmp_path: Path) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     await asyncio.gather(*(stream.trail.append(line(number)) for number in range(100)))
-    stream.die()
+    await stream.die()
     assert records(tmp_path / "0") == [line(number).strip() for number in range(100)]
     assert (tmp_path / "0" / "00000001.jsonl").read_bytes().count(b'{"chain"') == 1
 
@@ -72,11 +87,11 @@ async def test_records_that_come_at_once_share_a_batch(tmp_path: Path) -> None:
 async def test_it_goes_on_in_the_next_segment_and_after_a_restart(tmp_path: Path) -> None:
     count = 0
     for _ in range(5):
-        stream = Stream(tmp_path / "0")
+        stream = await Stream.open(tmp_path / "0")
         for _ in range(400):
             await stream.trail.append(line(count))
             count += 1
-        stream.die()
+        await stream.die()
     assert records(tmp_path / "0") == [line(number).strip() for number in range(count)]
     assert verified(tmp_path / "0").segment > 5
     sealed = sorted((tmp_path / "0").glob("*.jsonl"))[:-1]
@@ -84,109 +99,142 @@ async def test_it_goes_on_in_the_next_segment_and_after_a_restart(tmp_path: Path
 
 
 async def test_two_processes_do_not_share_a_stream(tmp_path: Path) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     with pytest.raises(StreamTaken):
         StreamDirectory(tmp_path / "0")
-    stream.die()
+    await stream.die()
 
 
-async def test_a_failed_write_is_told_and_the_stream_begins_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@contextlib.contextmanager
+def full(stream: Stream) -> Iterator[None]:
+    """The process that writes can write no more: no file may grow beyond a byte."""
+    stream.disk.rlimit(psutil.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    yield
+    stream.disk.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def hanging(stream: Stream) -> Iterator[None]:
+    stream.disk.suspend()
+    yield
+    stream.disk.resume()
+
+
+@contextlib.contextmanager
+def killed(stream: Stream) -> Iterator[None]:
+    stream.disk.kill()
+    yield
+
+
+@pytest.mark.parametrize("fault", [full, hanging, killed])
+async def test_what_cannot_be_written_is_told_within_a_second_and_the_stream_begins_anew(
+    tmp_path: Path, fault: Callable[[Stream], contextlib.AbstractContextManager[None]]
 ) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     await stream.trail.append(line(0))
-    with monkeypatch.context() as broken:
-        broken.setattr(writer_module, "write_all", half_written)
+    with fault(stream):
         with pytest.raises(Unavailable, match="audit") as caught:
-            await stream.trail.append(line(1))
+            await asyncio.wait_for(stream.trail.append(line(1)), 1.0)
         assert caught.value.code == "audit_unavailable"
         with pytest.raises(Unavailable):
             stream.trail.submit(line(2), print)
+        await asyncio.sleep(0.6)
     await writable(stream.trail)
     await stream.trail.append(line(3))
-    stream.die()
+    await stream.trail.close()
+    await stream.die()
     assert records(tmp_path / "0") == [line(0).strip(), line(3).strip()]
     assert verified(tmp_path / "0").segment == 2
 
 
-async def test_a_disk_that_hangs_is_told_within_a_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", [full, hanging, killed])
+async def test_a_stream_that_cannot_even_begin_begins_later(
+    tmp_path: Path, fault: Callable[[Stream], contextlib.AbstractContextManager[None]]
 ) -> None:
-    stream = Stream(tmp_path / "0")
-    await stream.trail.append(line(0))
-    released = threading.Event()
-    original = writer_module.write_all
-
-    def hang(descriptor: int, data: bytes, offset: int) -> None:
-        released.wait(10)
-        original(descriptor, data, offset)
-
-    monkeypatch.setattr(writer_module, "write_all", hang)
-    with pytest.raises(Unavailable):
-        await asyncio.wait_for(stream.trail.append(line(1)), 1.5)
-    assert not stream.trail.writable
-    released.set()
+    stream = await Stream.open(tmp_path / "0")
+    with fault(stream):
+        with pytest.raises(Unavailable):
+            await stream.trail.append(line(0))
+        await asyncio.sleep(0.3)
     await writable(stream.trail)
-    await stream.trail.append(line(2))
-    stream.die()
-    assert records(tmp_path / "0") == [line(0).strip(), line(2).strip()]
+    await stream.trail.append(line(1))
+    await stream.trail.close()
+    await stream.die()
+    assert records(tmp_path / "0") == [line(1).strip()]
     verified(tmp_path / "0")
 
 
+async def test_more_than_the_socket_takes_at_once_arrives(tmp_path: Path) -> None:
+    stream = await Stream.open(tmp_path / "0", 16 * 1024 * 1024)
+    long = b'{"n":1,"x":"%b"}\n' % (b"x" * 60_000)
+    await asyncio.gather(*(stream.trail.append(long) for _ in range(100)))
+    await stream.trail.close()
+    await stream.die()
+    assert records(tmp_path / "0") == [long.strip()] * 100
+    verified(tmp_path / "0")
+
+
+async def test_the_process_that_writes_ends_with_its_worker(tmp_path: Path) -> None:
+    stream = await Stream.open(tmp_path / "0")
+    await stream.trail.append(line(0))
+    disk = stream.disk
+    for number in (signal.SIGTERM, signal.SIGINT):
+        disk.send_signal(number)
+    await stream.trail.append(line(1))
+    await stream.die()
+    assert not disk.is_running()
+
+
 async def test_an_idle_stream_is_signed(tmp_path: Path) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     await stream.trail.append(line(0))
     assert verified(tmp_path / "0").unanchored == 1
     await asyncio.sleep(1.3)
     assert verified(tmp_path / "0").unanchored == 0
-    stream.die()
+    await stream.die()
 
 
 @pytest.mark.parametrize("torn", [b'{"n":99}\n{"chain":"x', b'{"n":99}\n' * 300, b"{"])
 async def test_a_torn_end_is_cut_and_what_was_acknowledged_stays(tmp_path: Path, torn: bytes) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     for number in range(3):
         await stream.trail.append(line(number))
     end = stream.state.offset
-    stream.die()
+    await stream.die()
     file = tmp_path / "0" / "00000001.jsonl"
     with file.open("r+b") as damaged:
         damaged.seek(end)
         damaged.write(torn)
-    again = Stream(tmp_path / "0")
+    again = await Stream.open(tmp_path / "0")
     assert again.seen == [line(number) for number in range(3)]
     await again.trail.append(line(3))
-    again.die()
+    await again.die()
     assert records(tmp_path / "0") == [line(number).strip() for number in range(4)]
     verified(tmp_path / "0")
 
 
 @pytest.mark.parametrize("header", [b"", b'{"qimem_audit":1'])
 async def test_a_segment_that_was_never_begun_is_begun_again(tmp_path: Path, header: bytes) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     await stream.trail.append(line(0))
-    stream.die()
+    await stream.die()
     (tmp_path / "0" / "00000002.jsonl").write_bytes(header + bytes(SIZE))
-    again = Stream(tmp_path / "0")
+    again = await Stream.open(tmp_path / "0")
     await again.trail.append(line(1))
-    again.die()
+    await again.die()
     assert records(tmp_path / "0") == [line(0).strip(), line(1).strip()]
     verified(tmp_path / "0")
 
 
 async def test_a_changed_log_is_not_gone_on_with(tmp_path: Path) -> None:
-    stream = Stream(tmp_path / "0")
+    stream = await Stream.open(tmp_path / "0")
     for number in range(3):
         await stream.trail.append(line(number))
-    stream.die()
+    await stream.die()
     file = tmp_path / "0" / "00000001.jsonl"
     file.write_bytes(file.read_bytes().replace(b'"n":1', b'"n":7'))
     with pytest.raises(Altered):
-        Stream(tmp_path / "0")
-
-
-def half_written(descriptor: int, data: bytes, offset: int) -> None:
-    raise OSError(28, "No space left on device")
+        await Stream.open(tmp_path / "0")
 
 
 async def writable(trail: AuditTrail) -> None:

@@ -23,7 +23,7 @@ def doctor(config_file: Path | None, format: str, **given: Any) -> int:
     Each check is ok, warn or fail, with advice. Ends with 1 when one fails. Changes nothing.
     """
     from qimem.cli.examination import examine  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.server.hardening import harden  # noqa: PLC0415
+    from qimem.kernel.hardening import harden  # noqa: PLC0415
 
     harden()
     settings = read_settings(config_file, given).settings

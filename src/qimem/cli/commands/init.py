@@ -37,8 +37,8 @@ def init(
     \b
     qimem init --data-dir /var/lib/qimem/data -o json
     """  # noqa: D301 - click reads the control character
+    from qimem.kernel.hardening import harden  # noqa: PLC0415
     from qimem.server.credentials import shown  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.server.hardening import harden  # noqa: PLC0415
     from qimem.server.installation import initialise  # noqa: PLC0415
 
     harden()

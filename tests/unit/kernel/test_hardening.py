@@ -13,7 +13,7 @@ import pytest
 from tests.support.processes import eventually
 
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
-HARDENED = "from qimem.server.hardening import harden; harden(); " + WAIT
+HARDENED = "from qimem.kernel.hardening import harden; harden(); " + WAIT
 
 
 def spawn(code: str) -> subprocess.Popen[str]:
@@ -34,7 +34,7 @@ def test_a_hardened_process_belongs_to_root_in_proc(code: str, owner: int | None
     # A change of user makes a process undumpable too; that is taken back, so that only harden() counts.
     user = 65534 if os.geteuid() == 0 else os.geteuid()
     become = (
-        "import ctypes, os; import qimem.server.hardening; "
+        "import ctypes, os; import qimem.kernel.hardening; "
         f"os.setuid({user}); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "
     )
     process = spawn(become + code)
@@ -57,7 +57,7 @@ def test_no_core_files_and_private_files() -> None:
 
 def test_a_child_dies_with_its_parent() -> None:
     child = (
-        "import os; from qimem.server.hardening import die_with; die_with(os.getppid()); "
+        "import os; from qimem.kernel.hardening import die_with; die_with(os.getppid()); "
         "print(os.getpid(), flush=True); import time; time.sleep(60)"
     )
     parent = subprocess.Popen(
@@ -73,7 +73,7 @@ def test_a_child_dies_with_its_parent() -> None:
 
 
 def test_an_orphan_does_not_begin() -> None:
-    code = "from qimem.server.hardening import die_with; die_with(1 << 21); print('began')"
+    code = "from qimem.kernel.hardening import die_with; die_with(1 << 21); print('began')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
 
@@ -81,6 +81,6 @@ def test_an_orphan_does_not_begin() -> None:
 def test_a_hardened_process_may_open_as_many_files_as_it_can_be_allowed() -> None:
     code = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 2048)); "
-        "from qimem.server.hardening import harden; harden(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+        "from qimem.kernel.hardening import harden; harden(); print(r.getrlimit(r.RLIMIT_NOFILE))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "(2048, 2048)\n"
