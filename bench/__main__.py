@@ -134,7 +134,7 @@ def _notes(
         f"realms: the load goes around all {few} realms of the small database and around "
         f"{min(many, effort.cycled)} evenly spread ones of the {many:,} of the large"
     )
-    notes = ["no audit, no limits: the product has neither yet; PostgreSQL is not measured", load]
+    notes = ["no limits: the product has none yet; PostgreSQL is not measured", load]
     if quick:
         notes.append("SMOKE RUN: these figures show that the bench works and nothing else")
     if float(described["busy_percent"]) > machine.BUSY_PERCENT_MAX:

@@ -31,8 +31,10 @@ class Gate:
 
 
 GATES = (
-    Gate("encrypt ÷ floor, no audit, no limits", "encrypt", "rate ratio", "at least", 0.55, 0.75, "×"),
-    Gate("decrypt ÷ floor, no audit, no limits", "decrypt", "rate ratio", "at least", 0.55, 0.75, "×"),
+    Gate("encrypt ÷ floor, strict audit", "encrypt", "rate ratio", "at least", 0.40, 0.5, "×", durable=True),
+    Gate("decrypt ÷ floor, strict audit", "decrypt", "rate ratio", "at least", 0.40, 0.5, "×", durable=True),
+    Gate("encrypt ÷ floor, no audit", "encrypt, no audit", "rate ratio", "at least", 0.55, 0.75, "×"),
+    Gate("decrypt ÷ floor, no audit", "decrypt, no audit", "rate ratio", "at least", 0.55, 0.75, "×"),
     Gate("refresh, durable rotations", "refresh", "rate", "at least", 1500, 3000, "/s", durable=True),
     Gate("password login ÷ bare Argon2id lane", "password", "rate ratio", "at least", 0.9, 0.97, "×"),
     Gate("encrypt p99 during logins ÷ idle", "busy", "p99 ratio", "at most", 3, 2, "×"),

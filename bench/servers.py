@@ -19,6 +19,7 @@ import psutil
 from bench.figures import RunRefused
 
 ROOT = Path(__file__).resolve().parent.parent
+UNAUDITED = ROOT / "bench" / "unaudited"
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 RUN_SECONDS = 600.0
@@ -35,10 +36,12 @@ class Server:
         name: For messages and the log file.
         command: What to run, in `directory`, so that no configuration file of someone else is read.
         directory: Where its log goes.
+        before: Directories to import from before any other.
     """
 
-    def __init__(self, name: str, command: Sequence[str], directory: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], directory: Path, *before: Path) -> None:
         self.name = name
+        self._before = before
         self.url = ""
         self.start_seconds = 0.0
         self._command = list(command)
@@ -67,7 +70,7 @@ class Server:
             self._process = subprocess.Popen(
                 [*_dying_with_us(), *self._command],
                 cwd=self._directory,
-                env=environment(),
+                env=environment(*self._before),
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -163,11 +166,15 @@ class Server:
         return self._log.read_text(errors="replace")[-1000:].strip()
 
 
-def environment() -> dict[str, str]:
-    """The environment without what would configure a server."""
+def environment(*before: Path) -> dict[str, str]:
+    """The environment without what would configure a server.
+
+    Args:
+        before: Directories to import from before any other.
+    """
     configuring = ("QIMEM_", "DATABASE_URL", "CREDENTIALS_DIRECTORY")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(configuring)}
-    return kept | {"PYTHONPATH": str(ROOT)}
+    return kept | {"PYTHONPATH": os.pathsep.join(map(str, [*before, ROOT]))}
 
 
 def run(command: Sequence[str], directory: Path) -> str:
@@ -211,15 +218,21 @@ class Installation:
         self.directory = directory
         self.data = directory / "data"
 
-    def server(self, *, workers: int = 1, name: str = "qimem") -> Server:
-        """`qimem serve` on it; the first start makes the installation."""
+    def server(self, *, workers: int = 1, name: str = "qimem", audited: bool = True) -> Server:
+        """`qimem serve` on it; the first start makes the installation.
+
+        Args:
+            workers: Processes.
+            name: For messages and the log file.
+            audited: False for a product that records nothing, which exists nowhere else.
+        """
         command = [
             sys.executable, "-m", "qimem", "serve",
             "--data-dir", str(self.data),
             "--bind", "127.0.0.1:0",
             "--workers", str(workers),
         ]  # fmt: skip
-        return Server(name, command, self.directory)
+        return Server(name, command, self.directory, *([] if audited else [UNAUDITED]))
 
     def initialise(self) -> None:
         """`qimem init` on it."""

@@ -246,7 +246,8 @@ def test_a_smoke_run_of_encrypt_measures_floor_and_product(tmp_path: Path) -> No
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = (tmp_path / "results").iterdir()
-    (row,) = report.decode(file.read_bytes()).rows
+    row, without = report.decode(file.read_bytes()).rows
+    assert (without.name, without.first, without.second) == ("encrypt, no audit", "floor", "qimem")
     assert (row.name, row.first, row.second, row.connections) == ("encrypt", "floor", "qimem", 32)
     (pair,) = row.pairs
     # A worker that serves cannot have used less than a microsecond, or more than both cores, per request.

@@ -144,7 +144,7 @@ def test_every_goal_is_beyond_its_gate(gate: Gate) -> None:
 
 
 def full_report() -> Report:
-    rows = [row((run(1000), run(500))), row((run(9), run(9, cpu_us=None)), name="busy")]
+    rows = [row((run(1000), run(350))), row((run(9), run(9, cpu_us=None)), name="busy")]
     facts = [Fact("start to ready", "s", [0.25, 1.75])]
     return Report(
         format=FORMAT,
@@ -182,7 +182,7 @@ def test_what_is_no_report_is_refused(text: bytes) -> None:
 
 def test_a_row_shows_rates_ratio_and_cpu() -> None:
     shown = line(report.render(full_report()), "encrypt  ")
-    assert shown == ["encrypt", "floor", "1,000", "10.0", "qimem", "500", "10.0", "0.50", "0.50–0.50", "1.00",
+    assert shown == ["encrypt", "floor", "1,000", "10.0", "qimem", "350", "10.0", "0.35", "0.35–0.35", "1.00",
                      "0.10", "0.20"]  # fmt: skip
 
 
