@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ def main(arguments: list[str], start: Start | None = None) -> int:
     # Ctrl-C reaches the whole process group; only the supervisor answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     orders, reports = (int(argument) for argument in arguments)
+    if _abandoned(reports):
+        # It died before this process could learn who it was.
+        return 1
 
     from qimem.kernel.refusal import Refused  # noqa: PLC0415 - after the hardening: before it, nothing is secret
     from qimem.observability.logging import configure  # noqa: PLC0415
@@ -66,6 +70,13 @@ def _product() -> Start:
     from qimem.bootstrap.serving import start  # noqa: PLC0415
 
     return start
+
+
+def _abandoned(reports: int) -> bool:
+    """Whether nobody reads the reports any more."""
+    poll = select.poll()
+    poll.register(reports, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 async def _work(order: Order, reports: int, start: Start) -> None:

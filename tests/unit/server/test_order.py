@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +43,22 @@ def test_an_order_cut_short_is_none(kept: int) -> None:
     with pytest.raises(EOFError):
         Order.receive(reader)
     os.close(reader)
+
+
+def test_a_worker_whose_supervisor_is_gone_does_not_begin() -> None:
+    """It died before the worker could learn who it was: its end of the pipe is closed."""
+    _, orders = sent()
+    reader, reports = os.pipe()
+    os.close(reader)
+    code = "import sys; from qimem.server.worker import main; main(sys.argv[1:], lambda *_: print('began'))"
+    command = [sys.executable, "-c", code.replace("main(sys", "raise SystemExit(main(sys") + ")"]
+    done = subprocess.run(
+        [*command, str(orders), str(reports)],
+        pass_fds=(orders, reports),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(orders)
+    os.close(reports)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
