@@ -8,7 +8,6 @@ from tests.architecture.sources import SOURCE
 
 WITHOUT_RECORD = {
     "audit/intents.py": "forgets records that stand in the log",
-    "bootstrap/audit.py": "as above, at the start",
     "bootstrap/first.py": "the installation itself; there is no log yet",
     "bootstrap/serving.py": "the external URL, at the first start",
     "jobs/runner.py": "leases of background work",

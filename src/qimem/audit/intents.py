@@ -6,7 +6,7 @@ the stream is taken up again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from qimem.audit.ports import IntentStore, PendingIntent
 from qimem.audit.record import line_of, recovered
@@ -32,6 +32,7 @@ class Intents:
         # Filled by the threads that run transactions, emptied by the loop.
         self._open: set[str] = set()
         self._logged: list[str] = []
+        self._inherited: list[tuple[str, str]] = []
         self._doubt = False
 
     def put(self, tx: Tx, draft: AuditDraft) -> Intent:
@@ -56,6 +57,10 @@ class Intents:
         self._open.discard(intent.record_id)
         self._logged.append(intent.record_id)
 
+    def inherit(self, left: Sequence[tuple[str, str]]) -> None:
+        """Stream and record id of what stands in the log, and that the database could not forget at the start."""
+        self._inherited += left
+
     async def tidy(self, database: Database, append: Callable[[bytes], Awaitable[None]]) -> None:
         """Forget what stands in the log, and append what nobody knows to stand there.
 
@@ -73,13 +78,21 @@ class Intents:
         except BaseException:
             self._logged += logged
             raise
+        if self._inherited:
+            await database.write(self._forget_inherited)
+            self._inherited = []
         if self._doubt:
             self._doubt = False
             await self._settle(database, append)
 
+    def _forget_inherited(self, tx: Tx) -> None:
+        for stream, record_id in self._inherited:
+            self._store.delete(tx, stream, [record_id])
+
     async def _settle(self, database: Database, append: Callable[[bytes], Awaitable[None]]) -> None:
         try:
-            for intent in await database.read(lambda tx: self._store.pending(tx, self._stream)):
+            # A write, though nothing is written: it has its turn behind a commit that still hangs.
+            for intent in await database.write(lambda tx: self._store.pending(tx, self._stream)):
                 if intent.record_id not in self._open and intent.record_id not in self._logged:
                     await append(recovered(intent.line))
                     self._logged.append(intent.record_id)

@@ -85,6 +85,7 @@ class AuditLog:
                 "make room or permit it in the data directory",
             ) from error
         opened = cls(core, settings.audit, directory, trail, log)
+        opened.intents.inherit(opening.left)
         opened._upkeep.start()
         return opened
 
@@ -105,6 +106,8 @@ class _Opening:
         self._strict = settings.audit.mode == "strict"
         in_memory = settings.database.mode == "stateless"
         self._segment_bytes = AUDIT_SEGMENT_IN_MEMORY_BYTES if in_memory else AUDIT_SEGMENT_BYTES
+        self.left: list[tuple[str, str]] = []
+        """What the database is to forget: later, since a server starts on a full disk, too."""
 
     async def take(self, log: Path) -> tuple[StreamDirectory, AuditTrail]:
         """A stream with its trail; records of this and of all streams that nobody writes are in it."""
@@ -133,9 +136,7 @@ class _Opening:
         for name, intent, logged in left:
             if not logged:
                 await own[1].append(recovered(intent.line))
-            await self._core.database.write(
-                lambda tx, name=name, intent=intent: _INTENTS.delete(tx, name, [intent.record_id])  # type: ignore[misc]
-            )
+            self.left.append((name, intent.record_id))
         return own
 
     async def _open(
