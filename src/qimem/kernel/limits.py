@@ -50,6 +50,9 @@ RECENT_BEARER_CHARS_MAX: Final = 2_048
 ACCESS_TOKEN_SECONDS: Final = 900
 REFRESH_TOKEN_SECONDS: Final = 86_400
 REFRESH_GRACE_SECONDS: Final = 10
+CLOCK_SKEW_SECONDS: Final = 60
+"""How far the clocks of two nodes may be apart. What was issued later than that is refused: after a clock that was
+a day ahead is set right, its tokens would live a day longer, and a clock set back would revive what had expired."""
 BEARER_CHARS_MAX: Final = 24 * 1024
 """Fits into the header limit with room for the rest. Longer is never issued, and refused before any base64 is decoded (Authlib CVE-2025-61920)."""
 
@@ -77,6 +80,10 @@ PASSWORD_LANE_WAIT_SECONDS: Final = 5.0
 GROUP_COMMIT_MAX: Final = 128
 """Operations that share one COMMIT: more adds latency without fewer syncs per operation."""
 WRITE_QUEUE_MAX: Final = 4_096
+WRITE_SECONDS: Final = 0.8
+"""A disk that takes longer is taken for gone: who waits is answered within a second."""
+INSTALL_SECONDS: Final = 60.0
+"""Nobody waits on a wire for the first rows, and an installation of which nobody knows is of no use."""
 POSTGRES_POOL_MAX: Final = 8
 POSTGRES_RETRIES_MAX: Final = 8
 STATEMENT_TIMEOUT_SECONDS: Final = 5

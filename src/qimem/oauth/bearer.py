@@ -22,6 +22,7 @@ from qimem.kernel.epochs import RealmCache, RealmCaches
 from qimem.kernel.ids import RealmId, is_realm_id, parse_uuid
 from qimem.kernel.limits import (
     BEARER_CHARS_MAX,
+    CLOCK_SKEW_SECONDS,
     RECENT_BEARER_CHARS_MAX,
     RECENT_BEARERS_MAX,
     VERIFIED_TOKENS_MAX,
@@ -33,6 +34,7 @@ from qimem.oauth.ports import GrantStore, TokenSigner
 from qimem.oauth.standing import StandingCheck
 
 _SCHEME = b"bearer "
+_SKEW_US = CLOCK_SKEW_SECONDS * MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class BearerAuthenticator:
         known = self._recent.get(authorization)
         token_digest, verified = known if known is not None else await self._recognize(authorization)
         claims = verified.claims
-        if claims.expires_at * MICROSECONDS <= self._clock.now_us():
+        now_us = self._clock.now_us()
+        if not claims.issued_at * MICROSECONDS - _SKEW_US <= now_us < claims.expires_at * MICROSECONDS:
             raise invalid_token()
         cache = await self._caches.fresh(claims.realm_id)
         if cache is None:

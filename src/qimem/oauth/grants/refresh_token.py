@@ -11,7 +11,7 @@ from __future__ import annotations
 from qimem.errors import Invalid
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
-from qimem.kernel.limits import REFRESH_GRACE_SECONDS
+from qimem.kernel.limits import CLOCK_SKEW_SECONDS, REFRESH_GRACE_SECONDS
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx
 from qimem.oauth.client_auth import ClientAuthenticator, invalid_client
@@ -87,6 +87,8 @@ class RefreshTokenGrant:
     ) -> TokenResponse:
         def rotate(tx: Tx, scope: str | None) -> GrantRecord:  # noqa: ARG001 - the grant keeps its scope
             now_us = self._clock.now_us()
+            if grant.created_us > now_us + CLOCK_SKEW_SECONDS * MICROSECONDS:
+                raise invalid_refresh_token()
             rotated = self._grants.rotate(
                 tx,
                 grant.realm_id,
