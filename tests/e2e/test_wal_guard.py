@@ -1,7 +1,8 @@
 """Other programs at the live database: what they may do without harm, and what stops the server.
 
-An older SQLite that opens and closes the file, a copy, a checksum: nothing acknowledged is lost. Files
-that are taken away or replaced: no request that is sent afterwards is acknowledged.
+An older SQLite that opens and closes the file, a copy, a checksum: nothing acknowledged is lost. A database
+file that is taken away or replaced: no request that is sent afterwards is acknowledged. A log that is taken
+away: see `tests.faults.test_lost_files`.
 """
 
 from __future__ import annotations
@@ -147,10 +148,6 @@ def kept(server: Server) -> set[str]:
             page["cursor"] = answer["next_cursor"]
 
 
-def log_of(server: Server) -> Path:
-    return server.data / "qimem.db-wal"
-
-
 @pytest.fixture(params=[1, 2], ids=["1 worker", "2 workers"])
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(tmp_path / "home", workers=request.param)
@@ -195,15 +192,6 @@ def test_the_same_visit_costs_a_careless_program_its_log(tmp_path: Path) -> None
     assert gone or tuple(map(int, engine.split("."))) >= (3, 53, 0)
 
 
-def unlink_log(server: Server) -> None:
-    log_of(server).unlink()
-
-
-def empty_log(server: Server) -> None:
-    log_of(server).with_suffix(".new").touch()
-    log_of(server).with_suffix(".new").replace(log_of(server))
-
-
 def unlink_memory(server: Server) -> None:
     (server.data / "qimem.db-shm").unlink()
 
@@ -218,7 +206,7 @@ def restore_a_copy(server: Server) -> None:
     copy.replace(server.data / "qimem.db")
 
 
-TAKEN = (unlink_log, empty_log, unlink_memory, unlink_database, restore_a_copy)
+TAKEN = (unlink_database, restore_a_copy)
 
 
 @pytest.mark.parametrize("take", TAKEN, ids=lambda take: take.__name__)
@@ -242,7 +230,7 @@ def test_nothing_is_acknowledged_after_a_file_was_taken(server: Server, take) ->
 @pytest.mark.parametrize("server", [2], indirect=True)
 def test_every_worker_notices(server: Server) -> None:
     load = Load(server, server.token())
-    unlink_log(server)
+    unlink_database(server)
     taken = time.monotonic()
     ready = set()
     while time.monotonic() < taken + READY_SECONDS:

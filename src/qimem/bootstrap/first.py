@@ -18,6 +18,7 @@ from qimem.identity.users import UserService
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
+from qimem.kernel.limits import INSTALL_SECONDS
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.kms.hierarchy import RootKey
@@ -68,7 +69,7 @@ async def initialise(settings: Settings, root_key: SecretBytes, admin: AdminChoi
         QimemError: the operator's name or password is not acceptable.
     """
     migrate(settings)
-    database = location(settings).open()
+    database = location(settings).open(write_seconds=INSTALL_SECONDS)
     try:
         return await _install(settings, root_key, admin, database)
     finally:

@@ -8,6 +8,7 @@ from qimem.config.schema import Settings
 from qimem.crypto.mac import digest
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.limits import INSTALL_SECONDS
 from qimem.oauth.models import AuthMethod, ClientRecord, GrantType
 from qimem.storage.repositories.clients import ClientRepository
 
@@ -29,7 +30,7 @@ async def plant_client(settings: Settings, realm_id: str, client: ClientFixture)
         metadata="{}",
         created_us=SystemClock().now_us(),
     )
-    database = location(settings).open()
+    database = location(settings).open(write_seconds=INSTALL_SECONDS)
     try:
         await database.write(lambda tx: ClientRepository().insert(tx, record))
     finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qimem.kernel.epochs import EpochSource
+from qimem.kernel.limits import WRITE_SECONDS
 from qimem.kernel.transaction import Database
 from qimem.storage.migrations import runner
 from qimem.storage.sqlite import SqliteDatabase
@@ -61,10 +62,14 @@ class DatabaseLocation:
         else:
             runner.migrate_postgres(self.url)
 
-    def open(self) -> OpenDatabase:
-        """Open it; in the process and thread that will use it."""
+    def open(self, *, write_seconds: float = WRITE_SECONDS) -> OpenDatabase:
+        """Open it; in the process and thread that will use it.
+
+        Args:
+            write_seconds: How long a write into the embedded database takes at most before its caller is told.
+        """
         if self.url is None:
-            return SqliteDatabase(self.file, durable=self.durable)
+            return SqliteDatabase(self.file, durable=self.durable, write_seconds=write_seconds)
         # The driver takes a seventh of the start of a server that has no use for it.
         from qimem.storage.postgres import PostgresDatabase  # noqa: PLC0415
 

@@ -19,10 +19,13 @@ _BUMP = sql(sa.update(epoch).where(epoch.c.realm_id == sa.bindparam("of_realm"))
 class EpochRows:
     """The part of an epoch source that works inside a transaction, the same on every database."""
 
+    losses: bytes = b""
+    """Longer each time that commits may have been lost under this process; part of every epoch that it tells."""
+
     def at(self, tx: Tx, realm_id: RealmId) -> Epoch | None:
         """The realm's epoch in this snapshot."""
         row = tx.one(READ, realm_id=realm_id)
-        return None if row is None else Epoch(row[0] or b"", row[1])
+        return None if row is None else Epoch((row[0] or b"") + self.losses, row[1])
 
     def bump(self, tx: Tx, realm_id: RealmId) -> None:
         """Make every worker forget what it knows of the realm, from this commit on."""

@@ -7,6 +7,8 @@ always sees it changed, on every worker of the host.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +18,7 @@ import apsw
 from qimem.errors import Unavailable, storage_unavailable
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
-from qimem.kernel.limits import CACHED_REALMS_MAX
+from qimem.kernel.limits import CACHED_REALMS_MAX, WRITE_SECONDS
 from qimem.kernel.transaction import Tx
 from qimem.storage.epochs import READ, EpochRows
 from qimem.storage.fork_guard import ForkGuard
@@ -28,6 +30,10 @@ from qimem.storage.wal_index import WalIndex
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 0.25
+
 
 class SqliteDatabase(EpochRows):
     """Implements the database and epoch source ports on one SQLite file.
@@ -35,35 +41,40 @@ class SqliteDatabase(EpochRows):
     Args:
         path: The database file; its directory exists.
         durable: False only where the file lives in memory.
+        write_seconds: How long a write takes at most before its caller is told.
 
     Raises:
         Refused: the file is not a database, or the SQLite engine can lose commits.
         Unavailable: it cannot be opened.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, write_seconds: float = WRITE_SECONDS) -> None:
         self._path = path
         self._fork_guard = ForkGuard()
         self._guard = WalGuard(path)
         with explained(path):
-            self._writer = SqliteWriter(path, self._guard, durable=durable)
+            self._writer = SqliteWriter(path, self._guard, durable=durable, seconds=write_seconds)
         self._reader: apsw.Connection | None = None
         self._reads: apsw.Cursor | None = None
         self._seen: object = None
         self._generation = 0
         self._index: WalIndex | None = None
         self._known: dict[RealmId, tuple[int, Epoch | None]] = {}
+        self._watch: asyncio.TimerHandle | None = None
+        self._losing = False
         self._open_reader()
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a durable transaction; see `kernel.transaction.Database`."""
         self._fork_guard.check()
+        self._watch_files()
         value: T = await self._writer.write(fn)
         return value
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in one snapshot, on the calling thread: a hop to another costs more than the read."""
         self._fork_guard.check()
+        self._watch_files()
         self._check_files()
         connection = self._open_reader()
         try:
@@ -100,7 +111,7 @@ class SqliteDatabase(EpochRows):
         except apsw.Error as error:
             self._drop_reader()
             raise storage_unavailable() from error
-        epoch = Epoch(rows[0][0] or b"", rows[0][1]) if rows else None
+        epoch = Epoch((rows[0][0] or b"") + self.losses, rows[0][1]) if rows else None
         if len(self._known) >= CACHED_REALMS_MAX:
             self._known.clear()
         self._known[realm_id] = (self._generation, epoch)
@@ -108,6 +119,8 @@ class SqliteDatabase(EpochRows):
 
     async def close(self) -> None:
         """Finish queued writes and let go of the file."""
+        if self._watch is not None:
+            self._watch.cancel()
         self._drop_reader()
         self._writer.close()
 
@@ -130,7 +143,25 @@ class SqliteDatabase(EpochRows):
             self._index.close()
             self._index = None
         if reader is not None:
-            close(reader, keep_log=not self._guard.shares_locks())
+            close(reader, keep_log=not self._guard.may_save_log())
+
+    def _watch_files(self) -> None:
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """See to the files also when nobody asks: other workers wait for this one to close what was lost."""
+        self._watch = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._look)
+        lost = not self._guard.intact()
+        if lost and not self._losing:
+            _log.error("a database file was taken away or replaced: storage is unavailable until it is back")
+            # A commit that is lost with its log moved an epoch to a number that another will move it to again.
+            self.losses += b"+"
+        self._losing = lost
+        if not lost:
+            return
+        self._drop_reader()
+        self._writer.revive()
 
     def _check_files(self) -> None:
         if not self._guard.intact_lately():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from qimem.storage.statement import SQLITE, SQLStatement
 ENGINE_MIN = (3, 51, 3)
 
 _UNIQUE = frozenset({apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY})
+_OPEN = apsw.SQLITE_OPEN_READWRITE
 _OPENING_BUSY_MS = 100
 _RETRY_SECONDS = 0.005
 _WAL_BYTES_KEPT = 64 * 1024 * 1024
@@ -32,7 +33,7 @@ _WAL_BYTES_KEPT = 64 * 1024 * 1024
 _WRITER_CACHE_KIB = 16 * 1024
 # Each checkpoint writes every changed page once more and waits for the disk twice: with SQLite's usual 1,000
 # pages, two of three had changed only once when keys were made in many realms. 32 MiB of log are read in 0.1 s.
-_CHECKPOINT_PAGES = 8_000
+CHECKPOINT_PAGES = 8_000
 
 
 def check_engine(version: str) -> None:
@@ -70,17 +71,36 @@ def open_writer(path: Path, *, durable: bool) -> apsw.Connection:
         path: The database file; its directory exists.
         durable: False only for data that lives in memory anyway: then nothing waits for the disk.
     """
+    return _prepared(path, _OPEN | apsw.SQLITE_OPEN_CREATE, durable=durable)
+
+
+def reopen_writer(path: Path, *, durable: bool) -> apsw.Connection:
+    """As `open_writer`, of a file that was there before: it is never made anew."""
+    return _prepared(path, _OPEN, durable=durable)
+
+
+def _prepared(path: Path, flags: int, *, durable: bool) -> apsw.Connection:
     check_engine(apsw.sqlite_lib_version())
-    connection = apsw.Connection(str(path))
+    connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(int(BUSY_TIMEOUT_SECONDS * 1000))
     _set_journal_mode(connection)
     connection.pragma("synchronous", "FULL" if durable else "OFF")
     connection.pragma("foreign_keys", True)
     connection.pragma("journal_size_limit", _WAL_BYTES_KEPT)
     connection.pragma("cache_size", -_WRITER_CACHE_KIB)
-    connection.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
+    # The writer does it when the answers are gone: a commit must not wait for 32 MiB to be copied.
+    connection.pragma("wal_autocheckpoint", 0)
     _open_log(connection)
+    # What a crash left in the log may stand in memory alone, if it was a sync that failed before it: the kernel
+    # reports that once and drops the pages. Later commits behind such a hole would be lost with the power.
+    checkpoint(connection)
     return connection
+
+
+def checkpoint(connection: apsw.Connection) -> None:
+    """Copy the log into the database as far as readers allow; what fails now is tried again the next time."""
+    with suppress(apsw.Error):
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 def open_reader(path: Path) -> apsw.Connection:
@@ -101,8 +121,7 @@ def close(connection: apsw.Connection, *, keep_log: bool) -> None:
     Args:
         connection: May have statements open.
         keep_log: Leave the write-ahead log as it is: the last one to close copies it into the database and
-            removes it, which must not be done by who shares no lock with the others that write. A log that
-            was merely unlinked is copied all the same: that saves what stands in it.
+            removes it, which must not be done by who shares no lock with the others that write.
     """
     if keep_log:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
