@@ -24,12 +24,12 @@ run: ## Serve on embedded SQLite in DATA at BIND; initialises at the first start
 	@exec $(BIN)/qimem serve --data-dir '$(DATA)' --bind '$(BIND)' $(ARGS)
 
 test: ## Everything: lint, types, structure, all tests on SQLite and PostgreSQL
-	@tools/prepare dev postgresql chromium wrk
+	@tools/prepare dev postgresql chromium wrk cc filesystems
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
 
 acceptance: ## Full counts of the long tests, resumable (ONLY=name); results in acceptance-results/
-	@tools/prepare dev postgresql chromium
+	@tools/prepare dev postgresql chromium cc filesystems
 	$(BIN)/python -m tests.acceptance $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 check: ## Lint, format, types, layers, structure; changes nothing

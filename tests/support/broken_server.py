@@ -181,7 +181,7 @@ def acknowledges_keys_before_commit() -> None:
 
     # Keys alone: a server that begins every answer too early does not even start.
     def makes_a_key(operation: Any) -> bool:
-        held = (cell.cell_contents for cell in operation.work.__closure__ or ())
+        held = (cell.cell_contents for cell in getattr(operation.work, "__closure__", None) or ())
         return any(isinstance(value, AuditDraft) and value.event == "keys.create" for value in held)
 
     end = sqlite_writer.SqliteWriter._end
@@ -230,6 +230,20 @@ def has_a_slow_log() -> None:
         write_all(descriptor, data, offset)
 
     _replace(segment_file, "write_all", slowly)
+
+
+def waits_for_the_disk() -> None:
+    """A write takes as long as its disk takes, as most servers have it."""
+    from qimem.storage.sqlite_writer import _Operation
+
+    _replace(_Operation, "expire", lambda _operation: None)
+
+
+def gives_lost_files_up() -> None:
+    """A worker whose database files were taken away answers 503 for ever."""
+    from qimem.storage.sqlite_writer import SqliteWriter
+
+    _replace(SqliteWriter, "revive", lambda _writer: None)
 
 
 def replaces_no_worker() -> None:

@@ -26,6 +26,7 @@ class Server:
     database_url: str | None = None
     extra: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    log_file: Path | None = None
     process: subprocess.Popen[str] | None = None
     url: str = ""
     lines: list[str] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Server:
 
     @property
     def log(self) -> Path:
-        return self.directory / "log.txt"
+        return self.log_file or self.directory / "log.txt"
 
     @property
     def credentials(self) -> dict[str, str]:
