@@ -27,7 +27,8 @@ ANSWER_SECONDS = 1.0
 _MACHINE_SECONDS = 0.4
 """What a busy two-core machine may add; every hang that is looked for lasts longer."""
 RECOVERY_SECONDS = 5.0
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.05
+"""So that ten seconds of a fault do not use up a lease of 1,024 messages, which cannot be renewed meanwhile."""
 _UNAVAILABLE = frozenset({"storage_unavailable", "outcome_unknown", "audit_unavailable"})
 
 

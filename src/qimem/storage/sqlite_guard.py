@@ -92,6 +92,18 @@ class WalGuard:
         except OSError:
             return False
 
+    def clear_places(self) -> None:
+        """Take away what whoever opens the database next must not find, once the log was saved.
+
+        The shared memory, so that a new one tells those who opened it anew from those who have not closed the
+        lost files yet; and a log that is not ours, which recovery would copy over what was saved.
+        """
+        _, log, memory = self._paths
+        if memory in self._open and _identity_at(memory) == self._open[memory]:
+            Path(memory).unlink(missing_ok=True)
+        if _identity_at(log) != self._open.get(log):
+            Path(log).unlink(missing_ok=True)
+
     def hold_locks(self) -> int | None:
         """A descriptor of the open shared memory, to ask about its locks when it is closed; None: not to be had."""
         known = self._open.get(self._paths[-1])

@@ -91,6 +91,7 @@ class SqliteWriter:
         self._log_pages = 0
         self._connection.set_wal_hook(self._note_log)
         self._old_locks: int | None = None
+        self._let_go = False
         self._queue: queue.SimpleQueue[_Operation | _Signal] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sqlite-writer", daemon=True)
         self._thread.start()
@@ -264,9 +265,11 @@ class SqliteWriter:
             return
         if self._old_locks is None:
             self._old_locks = self._guard.hold_locks()
-            if self._old_locks is None:
-                return
-            close(self._connection, keep_log=not self._guard.may_save_log())
+        if self._old_locks is None or not (self._let_go or self._saved()):
+            return
+        if not self._let_go:
+            close(self._connection, keep_log=True)
+            self._let_go = True
         if self._old_locks >= 0:
             if in_use(self._old_locks):
                 return
@@ -277,9 +280,24 @@ class SqliteWriter:
             self._open_again()
         except apsw.Error:
             return
-        self._old_locks = None
+        self._old_locks, self._let_go = None, False
         if self._guard.renewed():
             _log.warning("the database files are back")
+
+    def _saved(self) -> bool:
+        """Copy a log that only open descriptors still reach; whether the connection can be closed.
+
+        Not left to the close: when two processes close at once, neither is the last, and neither copies.
+        """
+        if not self._guard.may_save_log():
+            return True
+        try:
+            pages, copied = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if copied == pages:
+                self._guard.clear_places()
+        except (apsw.Error, OSError):
+            return False
+        return bool(copied == pages)
 
 
 def _refuse(group: list[_Operation], cause: Exception) -> None:
