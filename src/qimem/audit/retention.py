@@ -66,7 +66,7 @@ class SegmentKeeper:
         await loop.run_in_executor(self._thread, self._remove, leaving)
 
     def _compress(self) -> list[int]:
-        sealed = [number for number in self._directory.segments() if number < self._trail.segment]
+        sealed = [number for number in self._directory.segments() if number < self._trail.sealed_below]
         for number in sealed:
             self._directory.compress(number)
         return sealed

@@ -70,6 +70,11 @@ class AuditTrail:
         """The segment that is being written."""
         return self._state.segment
 
+    @property
+    def sealed_below(self) -> int:
+        """Segments below this one are sealed on the disk; the stream itself is ahead of a disk that fails."""
+        return self._acknowledged.segment
+
     def require_writable(self) -> None:
         """Refuse what could not be recorded, before anything is done.
 

@@ -71,6 +71,15 @@ async def test_sealed_segments_are_compressed_and_the_last_one_is_not(stream: St
     assert all((stream.path / name).stat().st_mode & 0o77 == 0 for name in stream.names())
 
 
+async def test_a_segment_that_the_disk_has_not_sealed_yet_is_left_alone(stream: Stream) -> None:
+    """While a disk fails the stream is ahead of it; what is to be cut must still be there when the disk is back."""
+    before = stream.names()
+    stream.state.next_segment()
+    await keep_house(stream)
+    assert stream.names() == [f"{name}.gz" for name in before[:-1]] + before[-1:]
+    stream.state.restore(stream.trail._acknowledged)
+
+
 async def test_a_stream_goes_on_behind_compressed_segments(stream: Stream, tmp_path: Path) -> None:
     await keep_house(stream)
     await stream.trail.close()
