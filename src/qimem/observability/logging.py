@@ -99,8 +99,9 @@ class _Bridge(logging.Handler):
         level = "error" if record.levelno >= logging.ERROR else "warning"
         write: Callable[..., None] = getattr(logger(), level)
         error = record.exc_info[1] if record.exc_info else None
-        # The arguments stay out: they may be anything a library was handling.
-        write(str(record.msg), logger=record.name, exc_info=error)
+        # The arguments of a library stay out: they may be anything that it was handling.
+        text = record.getMessage() if record.name.startswith("qimem.") else str(record.msg)
+        write(text, logger=record.name, exc_info=error)
 
 
 def _stamp(_: object, method: str, event: _Event) -> _Event:

@@ -87,6 +87,15 @@ def test_our_own_errors_keep_their_text() -> None:
     )
 
 
+def test_our_own_modules_say_what_they_have_to_say(lines) -> None:
+    logging.getLogger("qimem.audit.trail").error("audit log cannot be written: %s", "No space left")
+    logging.getLogger("qimemx").error("bad thing %s", CANARY)
+    assert [line["event"] for line in lines()] == [
+        "audit log cannot be written: No space left",
+        "bad thing %s",
+    ]
+
+
 def test_libraries_are_routed_without_their_arguments(lines) -> None:
     logging.getLogger("uvicorn.error").warning("bad thing %s", CANARY)
     logging.getLogger("some.library").error("worse %r", CANARY)
