@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 _TRUST_SECONDS = 1.0
 _SLOW_SECONDS = 0.01
 _LATE_SECONDS = 0.2
+_LOOK_SECONDS = 0.00005
 
 
 def broken(directory: Path, *faults: str) -> dict[str, str]:
@@ -257,6 +258,19 @@ def replaces_no_worker() -> None:
         slot.start_at = math.inf
 
     _replace(Supervisor, "_bury", forget)
+
+
+def looks_at_every_connection() -> None:
+    """Each request is paid for by the number of connections that are open, as with `select`."""
+    from qimem.web.kit.protocol import GuardedProtocol
+
+    complete = GuardedProtocol.on_headers_complete
+
+    def slowly(self: GuardedProtocol) -> None:
+        time.sleep(_LOOK_SECONDS * len(self.connections))
+        complete(self)
+
+    _replace(GuardedProtocol, "on_headers_complete", slowly)
 
 
 def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
