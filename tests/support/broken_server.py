@@ -273,6 +273,36 @@ def looks_at_every_connection() -> None:
     _replace(GuardedProtocol, "on_headers_complete", slowly)
 
 
+def chokes_on_duplicate_keys() -> None:
+    """A check raises what nobody expects."""
+    from qimem.web.kit import json_guard
+
+    def choke(_: object) -> None:
+        raise RuntimeError("a duplicate key")
+
+    _replace(json_guard, "invalid_json", choke)
+
+
+def dies_of_deep_bodies() -> None:
+    """As a stack that overflows: the process is gone."""
+    from qimem.web.kit import json_guard
+
+    _replace(json_guard, "_too_deep", lambda: os._exit(11))
+
+
+def dawdles_over_long_names() -> None:
+    """A fault in a field is looked at for the longer, the longer its text is."""
+    from qimem.web.kit import json_guard
+
+    fault = json_guard._field_fault
+
+    def slowly(text: str, *how: Any) -> Any:
+        time.sleep(len(text) / 1_000)
+        return fault(text, *how)
+
+    _replace(json_guard, "_field_fault", slowly)
+
+
 def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
     # A name that is no longer there would make a server that is not broken, and a test that proves nothing.
     assert hasattr(owner, name), f"{owner} has no {name}"
