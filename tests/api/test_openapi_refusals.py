@@ -81,6 +81,12 @@ def _absent_object(place: Stage, endpoint: Endpoint) -> httpx.Response:
     return place.call(endpoint, path=path)
 
 
+def _escaped(place: Stage, endpoint: Endpoint) -> httpx.Response:
+    # A path without parameters cannot be filled with what needs escapes: that would be an unknown path.
+    path = endpoint.path.replace("{key_id}", "%C3%A4").replace("{realm}", "%C3%A4")
+    return place.call(endpoint, path=path)
+
+
 def _slip(place: Stage, endpoint: Endpoint) -> httpx.Response:
     body = place.fill(dict(endpoint.example or {})) | {"nmae": "orders"}
     return place.call(endpoint, params={"nmae": "orders"}, json=body)
@@ -97,6 +103,7 @@ FAULTS: dict[str, Callable[[Stage, Endpoint], httpx.Response]] = {
         endpoint, content=b" " * (endpoint.body_bytes_max + 1), headers={"Content-Type": JSON}
     ),
     "an absent object": _absent_object,
+    "a parameter that needs escapes": _escaped,
     "an absent realm": _elsewhere,
     "a wrong secret": _wrong_secret,
     "another body under the same key": _mismatch,

@@ -40,14 +40,19 @@ def _one_of(names: object) -> str:
 
 _REALM = "The realm to act in, by default the caller's own. Operators alone may name another one."
 _NAME = "`[a-z0-9][a-z0-9._-]{0,62}`, not in the form of a UUID"
+_NAME_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
+_REALM_PATTERN = "^[a-z0-9][a-z0-9-]{0,62}$"
 _PAGE = _note(f"Items per page, {PAGE_DEFAULT} by default", minimum=1, maximum=PAGE_MAX, default=PAGE_DEFAULT)
 _CURSOR = _note("`next_cursor` of the page before", maxLength=CURSOR_CHARS_MAX)
 _ALGORITHM = "`aes256_gcm` or `chacha20_poly1305`"
 _ROLES = "Names of roles of the realm"
 
 _KEYS: Final[dict[str, Note]] = {
-    "CreateKeyRequest.algorithm": _note(f"{_ALGORITHM}; by default the first"),
-    "CreateKeyRequest.name": _note(f"Unique in the realm; {_NAME}"),
+    "CreateKeyRequest.algorithm": _note(
+        f"{_ALGORITHM}; by default the first",
+        pattern="^(aes256_gcm|AES-256-GCM|chacha20_poly1305|ChaCha20-Poly1305)$",
+    ),
+    "CreateKeyRequest.name": _note(f"Unique in the realm; {_NAME}", pattern=_NAME_PATTERN),
     "KeyMetadata.key_id": _note("This version"),
     "KeyMetadata.lineage_id": _note("All versions of the key: the `key_id` of the first one"),
     "KeyMetadata.version": _note("Counted from 1", minimum=1),
@@ -104,12 +109,14 @@ _KEYS: Final[dict[str, Note]] = {
 }
 
 _AUTH: Final[dict[str, Note]] = {
-    "CreateRealmRequest.id": _note("`[a-z0-9][a-z0-9-]{0,62}`, for ever", maxLength=63),
+    "CreateRealmRequest.id": _note(
+        "`[a-z0-9][a-z0-9-]{0,62}`, for ever", maxLength=63, pattern=_REALM_PATTERN
+    ),
     "CreateRealmRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
     "Realm.id": _note("As chosen"),
     "Realm.name": _note("For people to read"),
     "Realm.issuer": _note("`iss` of the realm's tokens", format="uri"),
-    "CreateRoleRequest.name": _note(f"Unique in the realm; {_NAME}", maxLength=63),
+    "CreateRoleRequest.name": _note(f"Unique in the realm; {_NAME}", maxLength=63, pattern=_NAME_PATTERN),
     "CreateRoleRequest.permissions": _note(
         "Permissions of the platform that the caller holds, and names of the application's own",
         maxItems=PERMISSIONS_PER_ROLE_MAX,
@@ -245,7 +252,7 @@ NOTES: Final[dict[str, Note]] = {
 
 PATH_PARAMETERS: Final[dict[str, Note]] = {
     "key_id": _note("A key version", format="uuid"),
-    "realm": _note("Id of the realm"),
+    "realm": _note("Id of the realm", pattern=_REALM_PATTERN),
 }
 """Name of a path parameter → what to add to its schema."""
 

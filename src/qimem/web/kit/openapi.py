@@ -197,11 +197,13 @@ def _statuses(endpoint: Endpoint) -> set[str]:
     takes_body = endpoint.request is not None
     # Endpoints that take a secret from the body authenticate the client by it.
     takes_secret = takes_body and "client_secret" in endpoint.request.__struct_fields__  # type: ignore[union-attr]
+    in_path = "{" in endpoint.path
     possible = {
-        "400": takes_body or endpoint.query is not None,
+        # A parameter of the path that would need escapes makes the path another spelling of something.
+        "400": takes_body or endpoint.query is not None or in_path,
         "401": endpoint.permission is not None or takes_secret,
         "403": endpoint.permission is not None,
-        "404": endpoint.names_realm or "{" in endpoint.path,
+        "404": endpoint.names_realm or in_path,
         "409": endpoint.idempotent or endpoint.name in _CONFLICTS,
         "413": takes_body,
         "415": takes_body,
