@@ -303,6 +303,60 @@ def dawdles_over_long_names() -> None:
     _replace(json_guard, "_field_fault", slowly)
 
 
+def lets_everyone_in() -> None:
+    """A caller who shows nothing is taken for the one before."""
+    from qimem.errors import Unauthenticated
+    from qimem.oauth.bearer import BearerAuthenticator
+
+    authenticate = BearerAuthenticator.authenticate
+    admitted: list[Any] = []
+
+    async def careless(self: BearerAuthenticator, authorization: bytes | None) -> Any:
+        try:
+            admitted[:] = [await authenticate(self, authorization)]
+        except Unauthenticated:
+            if not admitted:
+                raise
+        return admitted[0]
+
+    _replace(BearerAuthenticator, "authenticate", careless)
+
+
+def forgets_a_field_of_its_answers() -> None:
+    """A field that is promised does not come."""
+    from qimem.web.kit import errors
+
+    encode = errors.encode
+    _replace(errors, "encode", lambda body: encode(body).replace(b'"created_at"', b'"made_at"'))
+
+
+def refuses_with_a_status_of_its_own() -> None:
+    """What exists already is answered with 418."""
+    from qimem.errors import Kind
+    from qimem.web.kit.errors import STATUS
+
+    assert Kind.CONFLICT in STATUS
+    STATUS[Kind.CONFLICT] = 418
+
+
+def takes_names_of_any_length() -> None:
+    """Limits that the document states are not kept."""
+    from qimem.web.kit import json_guard
+    from qimem.wire.security import CreateKeyRequest
+
+    decode = json_guard.decode
+
+    def lenient(body: bytes, shape: Any) -> Any:
+        if shape is not CreateKeyRequest:
+            return decode(body, shape)
+        try:
+            return decode(body, shape)
+        except Exception:
+            return CreateKeyRequest()
+
+    _replace(json_guard, "decode", lenient)
+
+
 def _replace(owner: Any, name: str, by: Callable[..., Any]) -> None:
     # A name that is no longer there would make a server that is not broken, and a test that proves nothing.
     assert hasattr(owner, name), f"{owner} has no {name}"
