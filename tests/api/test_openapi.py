@@ -295,3 +295,13 @@ def test_a_replay_carries_the_documented_header(played: Any) -> None:
 
 def test_the_document_says_nothing_about_a_path_it_does_not_serve(own_world: World) -> None:
     refused(own_world.anonymous().get("/openapi.json"), 404, "not_found")
+
+
+def test_the_record_of_a_batch_that_asked_for_no_key_of_ours_is_documented(
+    document: dict[str, Any], own_world: World
+) -> None:
+    absent = "00000000-0000-4000-8000-000000000000"
+    ok(own_world.operator.post("/v1/security/encrypt", json={"items": [{"input": "x", "key_id": absent}]}))
+    page = ok(own_world.operator.get("/v1/audit/events", params={"event": "keys.encrypt", "limit": 1}))
+    assert page["items"][0]["used"] == [{"key": absent, "version": 0, "count": 1}]
+    check(document, operation(document, "audit.list")["responses"]["200"]["content"][JSON]["schema"], page)
