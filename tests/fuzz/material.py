@@ -59,8 +59,9 @@ class Material:
             ask: POSTs a body with a bearer token, and returns the JSON of the 200.
         """
         pair = ask("/v1/auth/token", account.credentials, None)
-        # What revoke ends belongs to a sign-in of its own, or every later request would be refused.
-        second = ask("/v1/auth/token", account.credentials, None)
+        # What is revoked, or refreshed twice, belongs to a sign-in of its own: it takes its access tokens along.
+        revocable = ask("/v1/auth/token", account.credentials, None)["refresh_token"]
+        refreshable = ask("/v1/auth/token", account.credentials, None)["refresh_token"]
         operator = ask("/v1/auth/token", account.operator, None)["access_token"]
         bearer = pair["access_token"]
         name = f"orders-{os.getpid()}-{next(_numbers)}"
@@ -68,7 +69,7 @@ class Material:
         plaintext = {"key_id": key["key_id"], "input": "4111 1111 1111 1111"}
         sealed = ask("/v1/security/encrypt", plaintext, bearer)
         known = {
-            "bearer": bearer, "refresh_token": second["refresh_token"], "access_token": second["access_token"],
+            "bearer": bearer, "refresh_token": refreshable, "revocable": revocable,
             "key_id": key["key_id"], "lineage_id": key["lineage_id"], "name": name, "envelope": sealed["envelope"],
             "realm": account.realm_id, **{n: account.credentials[n] for n in ("client_id", "client_secret")},
         }  # fmt: skip
@@ -101,7 +102,10 @@ class Material:
     def _body(self, endpoint: Endpoint, chance: random.Random) -> Any:
         if endpoint.request is None:
             return None
-        example = json.loads(self.fill(json.dumps(dict(endpoint.example or {}))))
+        text = json.dumps(dict(endpoint.example or {}))
+        if endpoint.name == "tokens.revoke":
+            text = text.replace("{refresh_token}", self.known["revocable"])
+        example = json.loads(self.fill(text))
         body: Pairs = tree(example)
         for index, (name, value) in enumerate(body):
             if name == "name" and value == "orders":
