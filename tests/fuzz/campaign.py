@@ -13,7 +13,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from qimem.kernel.limits import PASSWORD_LANE_WAIT_SECONDS
 from tests.fuzz.draft import Draft
 from tests.fuzz.material import Account, Material
 from tests.fuzz.mutations import spoil
@@ -133,16 +132,15 @@ class _Campaign:
 
     def _judge(self, number: int, batch: list[Draft]) -> None:
         lane = self._lanes[number]
-        hashes = False
+        allowed = ANSWER_SECONDS
         for draft in batch:
             if lane is None:
                 return
-            hashes |= draft.hashes
+            allowed = max(allowed, ANSWER_SECONDS + draft.queue_seconds)
             try:
                 answer = lane.receive(bodiless=draft.method == b"HEAD", unframed=draft.unframed)
                 self._count(draft, answer)
                 check(draft, answer)
-                allowed = ANSWER_SECONDS + (PASSWORD_LANE_WAIT_SECONDS if hashes else 0)
                 if answer.at - lane.sent > allowed and not draft.unframed:
                     self.report.slow[draft.operation] += 1
                     self._try_again(draft, allowed)

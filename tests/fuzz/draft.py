@@ -47,7 +47,7 @@ class Draft:
         unframed: Two parties may disagree on where it ends; any answer or none is right, and the connection
             is over.
         closes: It is answered, and the connection may be over.
-        hashes: It may wait for the password lane.
+        queue_seconds: How long it may wait beside the loop.
     """
 
     operation: str
@@ -61,7 +61,7 @@ class Draft:
     version: bytes = b"HTTP/1.1"
     unframed: bool = False
     closes: bool = False
-    hashes: bool = False
+    queue_seconds: float = 0.0
     history: list[str] = field(default_factory=list)
 
     def bytes_of_body(self) -> bytes:

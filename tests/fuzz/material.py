@@ -13,11 +13,15 @@ from urllib.parse import urlsplit
 
 from qimem.authz.permissions import Permission
 from qimem.bootstrap.serving import ENDPOINTS
+from qimem.kernel.limits import AUDIT_SEGMENTS_PER_QUESTION, PASSWORD_LANE_WAIT_SECONDS
 from qimem.web.kit.endpoint import Endpoint
 from tests.fuzz.draft import Draft, Pairs, tree
 
-HASHING = frozenset({"users.create", "tokens.issue"})
-"""They wait for Argon2id where their credentials are plausible."""
+QUEUES = {
+    "users.create": PASSWORD_LANE_WAIT_SECONDS, "tokens.issue": PASSWORD_LANE_WAIT_SECONDS,
+    "audit.list": AUDIT_SEGMENTS_PER_QUESTION * 0.6,
+}  # fmt: skip
+"""Operation → seconds that it may wait beside the loop: for Argon2id, or for segments of the log to be read."""
 
 WEIGHTS = {"users.create": 0.1, "tokens.issue": 0.3, "audit.list": 0.3, "realms.create": 0.15, "system.openapi": 0.1, "system.docs": 0.1,
            "keys.encrypt": 2.0, "keys.decrypt": 3.0}  # fmt: skip
@@ -90,7 +94,7 @@ class Material:
             headers.append((b"Idempotency-Key", b"key-%d" % chance.randrange(500)))
         return Draft(
             endpoint.name, endpoint.method.encode(), self.fill(endpoint.path).encode(), self._query(endpoint, chance),
-            headers, body, hashes=endpoint.name in HASHING,
+            headers, body, queue_seconds=QUEUES.get(endpoint.name, 0.0),
         )  # fmt: skip
 
     def fill(self, text: str) -> str:
