@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from qimem.audit.events import records
+from qimem.audit.events import Wanted, records
 from qimem.audit.log import DIRECTORY, PUBLIC_KEY, StreamReport, read_public_key, verify_log
 from qimem.audit.segment_file import segment_numbers, stream_paths
 from qimem.wire.audit import AuditRecord
@@ -19,7 +19,7 @@ def logged(data: Path) -> list[AuditRecord]:
         record
         for stream in stream_paths(data / DIRECTORY)
         for number in segment_numbers(stream)
-        for record in records(stream, number)
+        for record in records(stream, number, Wanted())
     ]
 
 

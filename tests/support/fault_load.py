@@ -76,6 +76,8 @@ class Watch:
 
     def __enter__(self) -> Self:
         with contextlib.closing(Wire(self.server.url, self.person.access_token)) as wire:
+            # This connection may have found the worker that the clients before did not: it recovers as well.
+            eventually(lambda: wire.post(KEYS, {}).status == 200, seconds=RECOVERY_SECONDS)
             key = wire.done(KEYS, {})["lineage_id"]
             # A broken server tells of keys that are not there yet.
             eventually(lambda: wire.get(f"{KEYS}/{key}").status == 200)

@@ -9,6 +9,7 @@ its worker does; a signal to all processes of a service must not end it before.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -44,9 +45,12 @@ class Disk:
         Raises:
             OSError: a step failed; those after it were not done.
         """
+        self._check_place()
         for step in steps:
-            if step.cut_to >= 0 or self._descriptor < 0:
+            if step.cut_to >= 0:
                 self._go_back(step)
+            elif self._descriptor < 0 and self._segment and step.data:
+                self._descriptor = self._files.open_last(self._segment)
             if step.data:
                 write_all(self._descriptor, step.data, step.offset)
             if step.seal:
@@ -58,31 +62,47 @@ class Disk:
                     self._descriptor = self._files.open_new(self._segment + 1, self._segment_bytes)
                 self._segment += 1
                 write_all(self._descriptor, step.header, 0)
+            if step.head:
+                self._put_head(step.head)
 
-    def prepare(self, steps: Iterable[Step]) -> None:
-        """What nobody has to wait for."""
-        head = next((step.head for step in steps if step.head), b"")
-        try:
-            if head:
-                self._files.put_head(head)
-        except OSError as error:
-            _say(f"cannot put the head of the audit log aside: {error.strerror}")
+    def prepare(self) -> None:
+        """What nobody has to wait for: the next segment."""
         if self._spare_for != self._segment:
             self._spare_for = self._segment
             # Beside the writes: what waits for them must not wait for 16 MiB of zeros.
             threading.Thread(target=self._prepare_spare, daemon=True).start()
 
+    def _put_head(self, head: bytes) -> None:
+        try:
+            self._files.put_head(head)
+        except OSError as error:
+            # Without it as well the log is whole; only a log that is cut short would be noticed later.
+            _say(f"cannot put the head of the audit log aside: {error.strerror}")
+
+    def _check_place(self) -> None:
+        """Fail when the file that is written is not the one that others find: it was moved, removed or replaced."""
+        if self._descriptor >= 0:
+            ours = os.fstat(self._descriptor)
+            try:
+                theirs = self._files.file(self._segment).stat(follow_symlinks=False)
+            except FileNotFoundError:
+                theirs = None
+            if theirs is None or (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
+                self._close()
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
     def _go_back(self, step: Step) -> None:
         self._close()
-        if step.cut_to >= 0:
-            for number in self._files.segments():
-                if number > step.cut_to:
-                    self._files.remove(number)
-            if step.cut_to:
+        for number in self._files.segments():
+            if number > step.cut_to:
+                self._files.remove(number)
+        self._segment = step.cut_to
+        if step.cut_to:
+            try:
                 self._files.cut(step.cut_to, step.offset)
-            self._segment = step.cut_to
-        elif self._segment:
-            self._descriptor = self._files.open_last(self._segment)
+            except FileNotFoundError:
+                # It cannot be had back; the gap it leaves is found by everyone who verifies the log.
+                _say(f"audit segment {step.cut_to} of {self._files.path.name} is gone")
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -101,21 +121,20 @@ class Disk:
 def main(arguments: list[str]) -> int:
     """Serve until the worker is gone; the exit code of the process."""
     harden()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     descriptor, path, segment, segment_bytes = arguments
     disk = Disk(StreamFiles(Path(path)), int(segment), int(segment_bytes))
     with socket.socket(fileno=int(descriptor)) as channel, channel.makefile("rb") as jobs:
         channel.sendall(ANSWER.pack(0))
         while (job := _next(jobs)) is not None:
-            steps = list(decoded(job))
             try:
-                disk.do(steps)
+                disk.do(decoded(job))
             except OSError as error:
                 channel.sendall(ANSWER.pack(error.errno or -1))
             else:
                 channel.sendall(ANSWER.pack(0))
-                disk.prepare(steps)
+                disk.prepare()
     return 0
 
 

@@ -13,6 +13,7 @@ from qimem.audit.record import line_of, recovered
 from qimem.crypto.randomness import nonce12
 from qimem.kernel.audit_draft import AuditDraft, Intent
 from qimem.kernel.clock import Clock
+from qimem.kernel.limits import AUDIT_OPEN_SECONDS, AUDIT_SETTLE_SECONDS
 from qimem.kernel.transaction import Database, Tx
 
 
@@ -30,31 +31,32 @@ class Intents:
         self._stream = stream
         self._segment = segment
         # Filled by the threads that run transactions, emptied by the loop.
-        self._open: set[str] = set()
+        self._open: dict[str, float] = {}
         self._logged: list[str] = []
         self._inherited: list[tuple[str, str]] = []
         self._doubt = False
+        self._settled_at = clock.monotonic_seconds()
 
     def put(self, tx: Tx, draft: AuditDraft) -> Intent:
         """Write the record of the draft beside its effect."""
         record_id = new_record_id()
         line = line_of(draft, record_id, self._clock.now_us(), draft.outcome)
-        self._open.add(record_id)
+        self._open[record_id] = self._clock.monotonic_seconds()
         self._store.put(tx, self._stream, PendingIntent(record_id, self._segment(), line))
         return Intent(record_id, line)
 
     def undone(self, intent: Intent) -> None:
         """The transaction did not happen."""
-        self._open.discard(intent.record_id)
+        self._open.pop(intent.record_id, None)
 
     def in_doubt(self, intent: Intent) -> None:
         """Whether the transaction happened, or whether its record is in the log, is not known yet."""
-        self._open.discard(intent.record_id)
+        self._open.pop(intent.record_id, None)
         self._doubt = True
 
     def logged(self, intent: Intent) -> None:
         """It stands in the log."""
-        self._open.discard(intent.record_id)
+        self._open.pop(intent.record_id, None)
         self._logged.append(intent.record_id)
 
     def inherit(self, left: Sequence[tuple[str, str]]) -> None:
@@ -81,19 +83,25 @@ class Intents:
         if self._inherited:
             await database.write(self._forget_inherited)
             self._inherited = []
-        if self._doubt:
-            self._doubt = False
-            await self._settle(database, append)
+        now = self._clock.monotonic_seconds()
+        # From time to time without a doubt: on PostgreSQL a commit can come after the doubt was settled.
+        if self._doubt or now - self._settled_at > AUDIT_SETTLE_SECONDS:
+            self._doubt, self._settled_at = False, now
+            await self._settle(database, append, now - AUDIT_OPEN_SECONDS)
 
     def _forget_inherited(self, tx: Tx) -> None:
         for stream, record_id in self._inherited:
             self._store.delete(tx, stream, [record_id])
 
-    async def _settle(self, database: Database, append: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _settle(
+        self, database: Database, append: Callable[[bytes], Awaitable[None]], given_up_before: float
+    ) -> None:
         try:
             # A write, though nothing is written: it has its turn behind a commit that still hangs.
             for intent in await database.write(lambda tx: self._store.pending(tx, self._stream)):
-                if intent.record_id not in self._open and intent.record_id not in self._logged:
+                open_since = self._open.get(intent.record_id, given_up_before)
+                if open_since <= given_up_before and intent.record_id not in self._logged:
+                    self._open.pop(intent.record_id, None)
                     await append(recovered(intent.line))
                     self._logged.append(intent.record_id)
         except BaseException:

@@ -36,7 +36,7 @@ class RefusalCounts:
             event: What was asked for.
             reason: Code of the error.
         """
-        key = address, event, reason
+        key = _prefix(address), event, reason
         count = self._counts.get(key)
         if count is None and len(self._counts) >= AUDIT_REFUSALS_MAX:
             key = _ELSEWHERE, event, reason

@@ -52,7 +52,7 @@ class SegmentKeeper:
 
     def close(self) -> None:
         """Let what runs end and start no more."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def keep_house(self) -> None:
         """Compress sealed segments and give up those that are too old or too many."""

@@ -70,6 +70,11 @@ class StreamFiles:
             found.unlink()
         _sync_directory(self.path)
 
+    def head(self) -> bytes | None:
+        """The checkpoint that was put aside; None when there is none."""
+        head = self.path.parent / _HEADS / self.path.name
+        return _read_regular(head) if head.exists() else None
+
     def put_head(self, checkpoint: bytes) -> None:
         """Keep the last checkpoint apart from the stream, so that a stream that was cut short is noticed."""
         heads = self.path.parent / _HEADS

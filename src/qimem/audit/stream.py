@@ -23,7 +23,7 @@ from qimem.audit.segment import (
 )
 from qimem.audit.segment_file import StreamDirectory, read_segment, segment_name
 from qimem.audit.steps import Step
-from qimem.audit.verification import Reading, StreamReader
+from qimem.audit.verification import Altered, StreamReader, Verifier, opened_checkpoint
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.limits import AUDIT_SEGMENT_BYTES
 
@@ -56,6 +56,7 @@ class StreamState:
     instance: str
     name: str
     signer: Signer
+    verifier: Verifier
     clock: Clock
     chain: Chain = field(default_factory=Chain)
     segment: int = 0
@@ -63,6 +64,7 @@ class StreamState:
     first: int = 1
     checkpoints: int = 0
     unsigned: int = 0
+    head: bytes = b""
     segment_bytes: int = AUDIT_SEGMENT_BYTES
 
     def steps(self, lines: list[bytes], *, sign: bool) -> Iterator[Step]:
@@ -76,15 +78,16 @@ class StreamState:
         if self.segment == 0:
             yield self.next_segment()
         elif self.offset + len(data) + 2 * _ROOM_BYTES > self.segment_bytes:
-            yield self.next_segment(self._checkpoint() if self.unsigned else b"", seal=True)
+            last = self._checkpoint() if self.unsigned else b""
+            self.head = last.partition(b"\n")[0]
+            yield self.next_segment(last, seal=True)
         written = data + self.chain.close_batch(data, len(lines)) if lines else b""
         self.unsigned += len(lines)
-        head = b""
         if sign and self.unsigned:
             closing = self._checkpoint()
-            head = closing.partition(b"\n")[0]
+            self.head = closing.partition(b"\n")[0]
             written += closing
-        yield self._advance(written, head)
+        yield self._advance(written)
 
     def position(self) -> Position:
         """Where the stream is, to come back to."""
@@ -105,8 +108,13 @@ class StreamState:
         """What is put aside of a stream that was only just made: that it exists."""
         return checkpoint_line(*self._signed()).rstrip()
 
-    def _advance(self, data: bytes, head: bytes) -> Step:
-        step = Step(data, self.offset, head=head)
+    def take_head(self) -> bytes:
+        """The last checkpoint of the steps that were made, to be put aside when they are on the disk."""
+        head, self.head = self.head, b""
+        return head
+
+    def _advance(self, data: bytes) -> Step:
+        step = Step(data, self.offset)
         self.offset += len(data)
         return step
 
@@ -173,30 +181,58 @@ def resume(state: StreamState, directory: StreamDirectory, visit: Callable[[byte
         OSError: it cannot be read.
     """
     numbers = directory.segments()
+    head = _known_head(state, directory, written=bool(numbers))
     if not numbers:
         return 0
-    start = min(since, numbers[-2:][0])
-    reading = _read(directory, numbers, start, visit)
-    while reading.checkpoint is None and start > numbers[0]:
+    # Also the last segment that is known of must be read, or a log that was cut back would be signed anew.
+    start = max(numbers[0], min(since, numbers[-2:][0], head.segment))
+    reader = _read(state, directory, numbers, start, head, visit)
+    while reader.reading.checkpoint is None and start > numbers[0]:
         # The number of the last checkpoint is needed; after failures it can stand further back.
         start -= 1
-        reading = _read(directory, numbers, start, visit)
+        reader = _read(state, directory, numbers, start, head, visit)
+    reading, checkpoint = reader.reading, reader.reading.checkpoint
+    # The beginning of what is kept is what was signed, never what happens to be there.
+    reading.first = numbers[0]
+    reader.check_end()
+    if checkpoint is None and numbers[0] != 1:
+        raise Altered(f"segment {numbers[0]}", "there is nothing before it and no checkpoint after it")
+    if (reading.instance, reading.stream) not in {(state.instance, state.name), (None, None)}:
+        raise Altered(directory.path.name, "it belongs to another log")
     if reading.segment != numbers[-1]:
         # A segment whose header was never finished holds nothing that anyone was told of.
         directory.remove(numbers[-1])
     state.chain, state.segment, state.offset = reading.chain, reading.segment, reading.end
-    state.first = numbers[0]
     state.unsigned = reading.unanchored
-    if reading.checkpoint is not None:
-        state.checkpoints = reading.checkpoint.number
+    if checkpoint is not None:
+        state.checkpoints, state.first = checkpoint.number, checkpoint.first
     return reading.torn_bytes
 
 
+def _known_head(state: StreamState, directory: StreamDirectory, *, written: bool) -> Checkpoint:
+    data = directory.head()
+    if data is None:
+        if written:
+            raise Altered(directory.path.name, "its last checkpoint was put aside and is gone")
+        return Checkpoint(state.instance, state.name, 0, 0, 0, "", 1, "")
+    head = opened_checkpoint(f"the head of {directory.path.name}", data, state.verifier)
+    if (head.instance, head.stream) != (state.instance, state.name):
+        raise Altered(directory.path.name, "its head belongs to another log")
+    if head.number > 0 and not written:
+        raise Altered(directory.path.name, "the stream is gone")
+    return head
+
+
 def _read(
-    directory: StreamDirectory, numbers: list[int], start: int, visit: Callable[[bytes], None]
-) -> Reading:
-    reader = StreamReader(None, visit)
+    state: StreamState,
+    directory: StreamDirectory,
+    numbers: list[int],
+    start: int,
+    head: Checkpoint,
+    visit: Callable[[bytes], None],
+) -> StreamReader:
+    reader = StreamReader(state.verifier, visit, head)
     for number in numbers:
         if number >= start:
             reader.segment(segment_name(number), read_segment(directory.path, number))
-    return reader.reading
+    return reader

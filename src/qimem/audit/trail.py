@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qimem.audit.segment_file import StreamDirectory
-from qimem.audit.steps import cut
+from qimem.audit.steps import Step, cut
 from qimem.audit.stream import StreamState, resume
 from qimem.audit.writer import SegmentWriter
 from qimem.errors import QimemError, audit_unavailable
@@ -55,6 +55,8 @@ class AuditTrail:
         self._written: list[tuple[bytes, Done]] = []
         self._busy = False
         self._failed = False
+        self._closed = False
+        self._head = b""
         self._signed_at = clock.monotonic_seconds()
         self._acknowledged = state.position()
         self._deadline: asyncio.TimerHandle | None = None
@@ -143,7 +145,7 @@ class AuditTrail:
             if self.writable and self._state.unsigned:
                 await self._seal_state()
         # Whatever comes now is told that it cannot be recorded.
-        self._failed = True
+        self._failed = self._closed = True
         await self._writer.close()
 
     async def _quiet(self) -> None:
@@ -182,6 +184,7 @@ class AuditTrail:
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(AUDIT_WRITE_SECONDS, self._too_late)
         steps = list(self._state.steps(lines, sign=sign))
+        self._head = self._state.take_head()
         self._writer.write(steps, self._done)
 
     def _done(self, error: OSError | None) -> None:
@@ -196,6 +199,10 @@ class AuditTrail:
             return
         self._acknowledged = self._state.position()
         self._busy = False
+        if self._head:
+            # Only now: one of a write that came too late would speak of what is cut away.
+            self._writer.write([Step(b"", 0, head=self._head)], _nobody)
+            self._head = b""
         written, self._written = self._written, []
         if self._waiting:
             self._busy = True
@@ -227,6 +234,7 @@ class AuditTrail:
         if not self._failed:
             _log.error("audit log cannot be written: %s", reason)
         self._failed = True
+        self._head = b""
         waiting = [*self._written, *self._waiting]
         self._written, self._waiting = [], []
         _tell_all(waiting, on_disk=False)
@@ -235,6 +243,8 @@ class AuditTrail:
         asyncio.get_running_loop().call_later(AUDIT_RETRY_SECONDS, self._begin_anew)
 
     def _begin_anew(self) -> None:
+        if self._closed:
+            return
         known = self._acknowledged
         self._state.restore(known)
         steps = [cut(known.segment, known.offset), self._state.next_segment()]
@@ -247,6 +257,10 @@ class AuditTrail:
         _log.warning("audit log can be written again")
         self._acknowledged = self._state.position()
         self._failed = self._busy = False
+
+
+def _nobody(_error: OSError | None) -> None:
+    pass
 
 
 def _tell_all(waiting: list[tuple[bytes, Done]], *, on_disk: bool) -> None:

@@ -97,6 +97,7 @@ class StreamReader:
     ) -> None:
         self.reading = Reading()
         self._head = head
+        self.met_head = False
         self._verifier = verifier
         self._visit = visit
 
@@ -109,22 +110,43 @@ class StreamReader:
         reading = self.reading
         if reading.torn_bytes:
             raise Altered(name, "the segment before it does not end with a whole batch")
+        # The last write before a power cut can be there in parts, with a hole between them.
         length = data.find(b"\0")
         content = data if length < 0 else data[:length]
-        if data.count(b"\0", len(content)) != len(data) - len(content):
-            raise Altered(name, "there is something behind its end")
+        filled = len(data.rstrip(b"\0"))
         start = self._begin(name, content)
         if start == 0:
             # It is no segment yet: the stream still ends in the one before it.
-            reading.torn_bytes = len(content)
+            reading.torn_bytes = filled
             return
         while start < len(content):
             end = self._batch(name, content, start)
             if end == 0:
-                reading.torn_bytes = len(content) - start
                 break
             start = end
+        reading.torn_bytes = max(0, filled - start)
         reading.end = start
+
+    def check_end(self) -> None:
+        """Judge what was read as a whole: nothing is gone at its beginning or its end.
+
+        Raises:
+            Altered: something is.
+        """
+        reading, head = self.reading, self._head
+        if reading.checkpoint is not None and reading.checkpoint.first < reading.first:
+            raise Altered(f"segment {reading.checkpoint.first}", "it is gone and was not given up")
+        reached = 0 if reading.checkpoint is None else reading.checkpoint.number
+        if head is None or head.number == 0:
+            return
+        if head.number > reached:
+            raise Altered(
+                f"segment {head.segment}", f"it ends before checkpoint {head.number}, which is known"
+            )
+        if head.segment >= reading.first and not self.met_head:
+            raise Altered(
+                f"segment {head.segment}", f"checkpoint {head.number}, which is known, is not there"
+            )
 
     def _begin(self, name: str, content: bytes) -> int:
         """Take in the header; where the first batch begins, 0 when the header was never finished."""
@@ -192,8 +214,10 @@ class StreamReader:
         number = 1 if reading.checkpoint is None else reading.checkpoint.number + 1
         if checkpoint.number != number and (reading.checkpoint is not None or reading.first == 1):
             raise Altered(where, f"checkpoint {checkpoint.number} stands where {number} belongs")
-        if self._head is not None and self._head.number == number and self._head != checkpoint:
-            raise Altered(where, "the checkpoint is not the one that was put aside")
+        if self._head is not None and self._head.number == checkpoint.number:
+            if self._head != checkpoint:
+                raise Altered(where, "the checkpoint is not the one that was put aside")
+            self.met_head = True
         reading.checkpoint = checkpoint
         reading.unanchored = 0
 
@@ -251,10 +275,5 @@ def read_stream(
     reader = StreamReader(verifier, visit, head)
     for name, data in segments:
         reader.segment(name, data)
-    reading = reader.reading
-    if reading.checkpoint is not None and reading.checkpoint.first < reading.first:
-        raise Altered(f"segment {reading.checkpoint.first}", "it is gone and was not given up")
-    reached = 0 if reading.checkpoint is None else reading.checkpoint.number
-    if head is not None and head.number > reached:
-        raise Altered(f"segment {head.segment}", f"it ends before checkpoint {head.number}, which is known")
-    return reading
+    reader.check_end()
+    return reader.reading

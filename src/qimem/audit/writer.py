@@ -186,5 +186,7 @@ def _error(code: int) -> OSError:
 def _environment() -> dict[str, str]:
     # It needs no setting, and the database's password may stand there.
     return {
-        name: value for name, value in os.environ.items() if not name.startswith(("QIMEM_", "DATABASE_URL"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("QIMEM_", "DATABASE_URL", "PG"))
     }

@@ -30,7 +30,7 @@ from qimem.audit.upkeep import Upkeep
 from qimem.audit.verification import Altered
 from qimem.bootstrap.core import KEYS, Core
 from qimem.config.schema import AuditSettings, Settings
-from qimem.crypto.signatures import Ed25519Signer
+from qimem.crypto.signatures import Ed25519Signer, Ed25519Verifier
 from qimem.kernel.limits import AUDIT_SEGMENT_BYTES, AUDIT_SEGMENT_IN_MEMORY_BYTES
 from qimem.kernel.refusal import Refused
 from qimem.kms.audit_key import audit_signer
@@ -113,13 +113,18 @@ class _Opening:
         """A stream with its trail; records of this and of all streams that nobody writes are in it."""
         own: tuple[StreamDirectory, AuditTrail] | None = None
         others: list[StreamDirectory] = []
-        left: list[tuple[str, PendingIntent, bool]] = []
-        for directory in ownerless_streams(log):
-            name = directory.path.name
-            pending = await self._core.database.read(lambda tx, name=name: _INTENTS.pending(tx, name))  # type: ignore[misc]
-            seen: set[str] = set()
-            trail = await self._open(directory, pending, seen)
-            left += [(name, intent, intent.record_id in seen) for intent in pending]
+        found = list(ownerless_streams(log))
+        pending = {
+            directory.path.name: await self._core.database.read(
+                lambda tx, name=directory.path.name: _INTENTS.pending(tx, name)  # type: ignore[misc]
+            )
+            for directory in found
+        }
+        # A start that was cut off may have put a stream's records into another one.
+        wanted = {intent.record_id for intents in pending.values() for intent in intents}
+        seen: set[str] = set()
+        for directory in found:
+            trail = await self._open_existing(directory, pending[directory.path.name], wanted, seen)
             if trail is not None and own is None:
                 own = directory, trail
             else:
@@ -128,22 +133,30 @@ class _Opening:
                     await trail.close()
         if own is None:
             directory = new_stream(log)
-            trail = await self._open(directory, (), set())
-            assert trail is not None
-            own = directory, trail
+            own = directory, await self._open(directory, (), set(), set())
         for other in others:
             other.close()
-        for name, intent, logged in left:
-            if not logged:
-                await own[1].append(recovered(intent.line))
-            self.left.append((name, intent.record_id))
+        for name, intents in pending.items():
+            for intent in intents:
+                if intent.record_id not in seen:
+                    await own[1].append(recovered(intent.line))
+                self.left.append((name, intent.record_id))
         return own
 
-    async def _open(
-        self, directory: StreamDirectory, pending: Sequence[PendingIntent], seen: set[str]
+    async def _open_existing(
+        self, directory: StreamDirectory, pending: Sequence[PendingIntent], wanted: set[str], seen: set[str]
     ) -> AuditTrail | None:
-        wanted = {intent.record_id for intent in pending}
+        try:
+            return await self._open(directory, pending, wanted, seen)
+        except (Altered, OSError, ValueError) as error:
+            # It is left as it is, for whoever looks into it; the server goes on in another stream.
+            _log.error("audit stream %s was changed by somebody: %s; see qimem audit verify",
+                       directory.path.name, error)  # fmt: skip
+            return None
 
+    async def _open(
+        self, directory: StreamDirectory, pending: Sequence[PendingIntent], wanted: set[str], seen: set[str]
+    ) -> AuditTrail:
         def visit(line: bytes) -> None:
             if wanted:
                 seen.update(wanted & {decoded(line).id})
@@ -152,14 +165,9 @@ class _Opening:
             self._instance,
             directory.path.name,
             self._signer,
+            Ed25519Verifier(self._signer.public_bytes()),
             self._core.clock,
             segment_bytes=self._segment_bytes,
         )
         since = min((intent.segment for intent in pending), default=sys.maxsize)
-        try:
-            return await open_trail(state, directory, visit, since=max(since, 1), strict=self._strict)
-        except Altered as error:
-            # It is left as it is, for whoever looks into it; the server goes on in another stream.
-            _log.error("audit stream %s was changed by somebody: %s; see qimem audit verify",
-                       directory.path.name, error)  # fmt: skip
-            return None
+        return await open_trail(state, directory, visit, since=max(since, 1), strict=self._strict)

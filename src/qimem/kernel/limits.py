@@ -112,6 +112,11 @@ AUDIT_REFUSALS_SECONDS: Final = 60.0
 AUDIT_REFUSALS_MAX: Final = 4_096
 """Addresses and reasons that are counted apart in one minute."""
 AUDIT_SEGMENTS_PER_QUESTION: Final = 8
+AUDIT_QUESTIONS_MAX: Final = 4
+"""Per worker, the running one included: each reads megabytes."""
+AUDIT_SETTLE_SECONDS: Final = 60.0
+AUDIT_OPEN_SECONDS: Final = 30.0
+"""A record that is on its way for longer is looked for like one that nobody knows of."""
 AUDIT_LAG_SECONDS: Final = 60
 """Between the making of a record and its place in the log; far more than any deadline allows."""
 

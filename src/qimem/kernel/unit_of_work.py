@@ -154,6 +154,7 @@ class UnitOfWork:
             Unavailable: see `Database.write`.
         """
         tried: list[Intent] = []
+        left = False
 
         def recorded(tx: Tx) -> T:
             value = fn(tx)
@@ -162,11 +163,15 @@ class UnitOfWork:
                 self._intents.undone(tried.pop())
             if draft.outcome != _REPLAYED:
                 tried.append(self._intents.put(tx, draft))
+                if left:
+                    # Whoever asked was told that nobody knows, and does not look after it any more.
+                    self._intents.in_doubt(tried[0])
             return value
 
         try:
             value = await self._database.write(recorded)
         except BaseException as error:
+            left = True
             refused = isinstance(error, Exception) and getattr(error, "code", "") != "outcome_unknown"
             for intent in tried:
                 (self._intents.undone if refused else self._intents.in_doubt)(intent)

@@ -25,6 +25,10 @@ def signer(seed: int = 1) -> Ed25519Signer:
     return Ed25519Signer(SecretBytes(bytes([seed]) * 32))
 
 
+def verifier_of(made: Ed25519Signer) -> Ed25519Verifier:
+    return Ed25519Verifier(made.public_bytes())
+
+
 VERIFIER = Ed25519Verifier(signer().public_bytes())
 
 

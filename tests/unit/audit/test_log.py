@@ -17,7 +17,7 @@ from qimem.audit.stream import StreamState
 from qimem.audit.trail import open_trail
 from qimem.kernel.clock import SystemClock
 from tests.support.volume import volume
-from tests.unit.audit.logs import signer
+from tests.unit.audit.logs import signer, verifier_of
 
 KEY = PublicKey.of(signer().public_bytes(), "here")
 SIZE = 8 * 1024
@@ -29,7 +29,9 @@ def write_stream(log: Path, name: str, records: int = 150, *, instance: str = "h
 
     async def write() -> None:
         directory = StreamDirectory(log / name)
-        state = StreamState(instance, name, signer(seed), SystemClock(), segment_bytes=SIZE)
+        state = StreamState(
+            instance, name, signer(seed), verifier_of(signer(seed)), SystemClock(), segment_bytes=SIZE
+        )
         trail = await open_trail(state, directory, lambda line: None)
         for number in range(records):
             await trail.append(RECORD % number)

@@ -154,6 +154,26 @@ async def test_a_commit_nobody_knows_of_is_settled_by_the_database(desk: Desk) -
     assert [decoded(line).id for line in desk.trail.lines] == [committed.record_id]
 
 
+async def test_a_commit_that_comes_after_its_doubt_was_settled_is_found_later(desk: Desk) -> None:
+    late = desk.intended().intent
+    row = desk.rows.rows.pop(late.record_id)
+    desk.intents.in_doubt(late)
+    await desk.tidy()
+    desk.rows.rows[late.record_id] = row
+    await desk.tidy()
+    assert desk.trail.lines == []
+    desk.clock.advance(61)
+    await desk.tidy()
+    assert [decoded(line).id for line in desk.trail.lines] == [late.record_id]
+
+
+async def test_what_has_been_on_its_way_for_too_long_is_looked_for(desk: Desk) -> None:
+    draft = desk.intended()
+    desk.clock.advance(61)
+    await desk.tidy()
+    assert [decoded(line).id for line in desk.trail.lines] == [draft.intent.record_id]
+
+
 async def test_while_the_database_is_away_nothing_is_forgotten(desk: Desk) -> None:
     desk.record(desk.intended())
     desk.rows.away = True

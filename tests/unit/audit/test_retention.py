@@ -15,7 +15,7 @@ from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
 from qimem.audit.verification import Altered, read_stream
 from qimem.kernel.clock import SystemClock
-from tests.unit.audit.logs import VERIFIER, signer
+from tests.unit.audit.logs import VERIFIER, signer, verifier_of
 
 pytestmark = pytest.mark.anyio
 SIZE = 8 * 1024
@@ -28,7 +28,9 @@ class Stream:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.directory = StreamDirectory(path)
-        self.state = StreamState("here", path.name, signer(), SystemClock(), segment_bytes=SIZE)
+        self.state = StreamState(
+            "here", path.name, signer(), verifier_of(signer()), SystemClock(), segment_bytes=SIZE
+        )
 
     @classmethod
     async def open(cls, path: Path) -> Stream:

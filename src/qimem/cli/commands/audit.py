@@ -13,6 +13,7 @@ import click
 from qimem.cli.output import emit, output_option
 
 if TYPE_CHECKING:
+    from qimem.audit.events import Wanted
     from qimem.wire.audit import AuditRecord
 
 EXIT_ALTERED = 1
@@ -85,13 +86,8 @@ def verify(data_dir: Path, public_key: Path | None, anchor: Path | None, format:
 def export(data_dir: Path, realm: str | None, since: str | None, until: str | None) -> int:
     """Print records as JSON lines, stream after stream, oldest first."""
     from qimem.audit.events import Wanted  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.audit.record import encoded  # noqa: PLC0415
 
-    wanted = Wanted(realm=realm, since=_time(since), until=_time(until))
-    for record in _all(data_dir):
-        if wanted.fits(record):
-            sys.stdout.buffer.write(encoded(record))
-    sys.stdout.buffer.flush()
+    _print(_all(data_dir, Wanted(realm=realm, since=_time(since), until=_time(until))))
     return 0
 
 
@@ -115,7 +111,8 @@ def tail(data_dir: Path, realm: str | None, lines: int, *, follow: bool) -> int:
     shown = {record.id for record in found}
     _print(reversed(found[:lines]))
     while follow:
-        _print(record for record in follower.read() if wanted.fits(record) and record.id not in shown)
+        fresh = (record for record in follower.read() if record.id not in shown)
+        _print(record for record in fresh if realm in (None, record.realm))
         time.sleep(_TURN_SECONDS)
     return 0
 
@@ -128,14 +125,14 @@ def _print(records: Iterable[AuditRecord]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _all(data_dir: Path) -> Iterator[AuditRecord]:
+def _all(data_dir: Path, wanted: Wanted) -> Iterator[AuditRecord]:
     from qimem.audit.events import records  # noqa: PLC0415 - heavy modules load when the command runs
     from qimem.audit.log import DIRECTORY  # noqa: PLC0415
     from qimem.audit.segment_file import segment_numbers, stream_paths  # noqa: PLC0415
 
     for stream in stream_paths(data_dir / DIRECTORY):
         for number in segment_numbers(stream):
-            yield from records(stream, number)
+            yield from records(stream, number, wanted)
 
 
 def _time(given: str | None) -> str | None:

@@ -1,0 +1,215 @@
+"""What somebody did to the files, or a power cut left, is told for what it is, also after the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qimem.audit.events import AuditEvents, Wanted
+from qimem.audit.log import PublicKey, verify_log
+from qimem.audit.segment_file import StreamDirectory, heads_of, read_heads, segment_numbers
+from qimem.audit.stream import StreamState
+from qimem.audit.trail import AuditTrail, open_trail
+from qimem.audit.verification import Altered, StreamReader
+from qimem.errors import Unavailable
+from qimem.kernel.clock import SystemClock
+from tests.unit.audit.logs import signer, verifier_of
+
+KEY = PublicKey.of(signer().public_bytes(), "here")
+RECORD = b'{"at":"2026-11-26T12:00:00.000000Z","event":"keys.encrypt","outcome":"ok","id":"%024d"}\n'
+SIZE = 8 * 1024
+
+
+async def opened(log: Path, size: int = SIZE) -> tuple[StreamDirectory, AuditTrail]:
+    directory = StreamDirectory(log / "s1")
+    state = StreamState("here", "s1", signer(), verifier_of(signer()), SystemClock(), segment_bytes=size)
+    try:
+        return directory, await open_trail(state, directory, lambda _line: None)
+    except Altered:
+        directory.close()
+        raise
+
+
+def work(log: Path, records: int) -> None:
+    """A worker starts, writes and ends in order."""
+
+    async def run() -> None:
+        directory, trail = await opened(log)
+        for number in range(records):
+            await trail.append(RECORD % number)
+        await trail.close()
+        directory.close()
+
+    asyncio.run(run())
+
+
+def faults(log: Path, anchors: dict[str, bytes] | None = None) -> list[str]:
+    return [report.fault for report in verify_log(log, KEY, anchors or {}) if report.fault]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A log of many segments, signed in three runs."""
+    for _ in range(3):
+        work(tmp_path / "log", 60)
+    assert faults(tmp_path / "log") == []
+    return tmp_path / "log"
+
+
+def drop(log: Path, numbers: list[int]) -> None:
+    for number in numbers:
+        for file in (log / "s1").glob(f"{number:08}*"):
+            file.unlink()
+
+
+def forge(log: Path) -> None:
+    """Keep the first batch and put another behind it; the chain needs no key."""
+    drop(log, segment_numbers(log / "s1")[1:])
+    segment = log / "s1" / "00000001.jsonl"
+    data = segment.read_bytes()
+    end = data.find(b"\n", data.find(b'\n{"chain":') + 1) + 1
+    reader = StreamReader(None)
+    reader.segment("x", data[:end])
+    forged = RECORD % 666
+    segment.write_bytes(data[:end] + forged + reader.reading.chain.close_batch(forged, 1))
+
+
+DEEDS: dict[str, Callable[[Path], None]] = {
+    "all segments dropped": lambda log: drop(log, segment_numbers(log / "s1")),
+    "the oldest dropped": lambda log: drop(log, segment_numbers(log / "s1")[:-2]),
+    "the newest dropped": lambda log: drop(log, segment_numbers(log / "s1")[-2:]),
+    "forged behind the first batch": forge,
+    "head dropped": lambda log: (heads_of(log) / "s1").unlink(),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_start_signs_nothing_that_was_changed(log: Path, deed: str) -> None:
+    anchors = read_heads(heads_of(log))
+    DEEDS[deed](log)
+    assert faults(log)
+    with pytest.raises(Altered):
+        work(log, 1)
+    assert faults(log)
+    assert faults(log, anchors)
+
+
+def test_the_beginning_that_was_dropped_is_missed_by_an_older_anchor(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    work(log, 60)
+    anchors = read_heads(heads_of(log))
+    work(log, 300)
+    assert faults(log, anchors) == []
+    drop(log, segment_numbers(log / "s1")[:-2])
+    assert faults(log, anchors)
+
+
+def test_a_write_that_comes_too_late_leaves_no_head_behind(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def run() -> None:
+        directory, trail = await opened(log, 64 * 1024)
+        await trail.append(RECORD % 1)
+        await asyncio.sleep(2.5)
+        disk = trail._writer._processes[-1].pid
+        os.kill(disk, signal.SIGSTOP)
+        with pytest.raises(Unavailable):
+            await trail.append(RECORD % 2)
+        os.kill(disk, signal.SIGCONT)
+        await asyncio.sleep(1.5)
+        assert trail.writable
+        assert faults(log) == []
+        await trail.close()
+        directory.close()
+
+    asyncio.run(run())
+    assert faults(log) == []
+
+
+@pytest.mark.parametrize("hole", [512, 4096])
+def test_a_hole_in_the_last_write_is_its_torn_end(tmp_path: Path, hole: int) -> None:
+    log = tmp_path / "log"
+
+    async def run() -> int:
+        directory, trail = await opened(log, 256 * 1024)
+        await trail.append(RECORD % 1)
+        start = trail._state.offset
+        await asyncio.gather(*(trail.append(RECORD % number) for number in range(200)))
+        await trail._writer.close()
+        directory.close()
+        return start
+
+    start = asyncio.run(run())
+    segment = log / "s1" / "00000001.jsonl"
+    data = bytearray(segment.read_bytes())
+    at = (start // hole + 1) * hole
+    data[at : at + hole] = bytes(hole)
+    segment.write_bytes(data)
+    (report,) = verify_log(log, KEY, {})
+    assert report.fault is None
+    assert report.reading is not None
+    assert (report.reading.records, report.reading.torn_bytes > 0) == (1, True)
+    assert len(AuditEvents(log).find(Wanted(), None, 10)[0]) == 1
+    work(log, 1)
+    (report,) = verify_log(log, KEY, {})
+    assert report.reading is not None
+    assert (report.fault, report.reading.records, report.reading.torn_bytes) == (None, 2, 0)
+
+
+def unlink(segment: Path) -> None:
+    segment.unlink()
+
+
+def replace_by_pipe(segment: Path) -> None:
+    segment.unlink()
+    os.mkfifo(segment)
+
+
+def move_away(segment: Path) -> None:
+    segment.rename(segment.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("deed", [unlink, replace_by_pipe, move_away])
+def test_nothing_is_acknowledged_into_a_file_that_others_do_not_find(
+    tmp_path: Path, deed: Callable[[Path], None]
+) -> None:
+    log = tmp_path / "log"
+
+    async def run() -> None:
+        directory, trail = await opened(log, 64 * 1024)
+        await trail.append(RECORD % 1)
+        deed(log / "s1" / "00000001.jsonl")
+        with pytest.raises(Unavailable):
+            await trail.append(RECORD % 2)
+        async with asyncio.timeout(5):
+            while not trail.writable:
+                await asyncio.sleep(0.05)
+        await trail.append(RECORD % 3)
+        await trail.close()
+        directory.close()
+
+    if deed is replace_by_pipe:
+        # A pipe stays in the way until somebody takes it away; until then nothing is acknowledged.
+        with pytest.raises(TimeoutError):
+            asyncio.run(run())
+        return
+    asyncio.run(run())
+    assert faults(log)
+    assert b'"id":"%024d"' % 3 in b"".join(file.read_bytes() for file in (log / "s1").glob("0*"))
+
+
+def test_a_damaged_segment_hides_no_other(log: Path) -> None:
+    directory = StreamDirectory(log / "s1")
+    directory.compress(1)
+    directory.close()
+    packed = log / "s1" / "00000001.jsonl.gz"
+    data = bytearray(packed.read_bytes())
+    data[len(data) // 2] ^= 1
+    packed.write_bytes(data)
+    assert AuditEvents(log).find(Wanted(), None, 200)[0]
+    assert faults(log)
