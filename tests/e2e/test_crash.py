@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -12,29 +11,23 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from tests.support.api import Person
 from tests.support.audit_log import faults
+from tests.support.crash_cycles import Cycles, Mishap, at_its_own_address, someone
 from tests.support.customers import Customer, under_load
-from tests.support.examination import Auditor, Records
+from tests.support.examination import Auditor
 from tests.support.load import (
     DATABASES,
     Chance,
     listeners,
     new_server,
-    operator_of,
     rows,
     spread,
-    tireless,
     worker_pids,
 )
 from tests.support.processes import eventually
 from tests.support.server import Server
 from tests.support.volume import volume
 
-CUSTOMERS = 8
-READY_SECONDS = volume(2, share=5, least=10)
-"""Promised are 2; the daily run shares its machine with other tests."""
-# Nobody else uses this loopback address, so that nobody takes the port while the server is down.
 ADDRESS = "127.0.0.77:0"
 
 
@@ -50,67 +43,25 @@ def kill(server: Server, chance: random.Random) -> None:
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
-def someone(server: Server) -> Person:
-    """A new person."""
-    with operator_of(server) as world:
-        return tireless(world)
-
-
-def cycles(server: Server, count: int, *, until_found: bool = False) -> list[str]:
-    """Load, kill at a random moment, start again at the same address, examine; what went wrong."""
-    chance, records = Chance(), Records(server)
-    address, pick = server.url.removeprefix("http://"), chance.source("kills")
-    findings: list[str] = []
-    acknowledged = 0
-    for cycle in range(count):
-        person = someone(server)
-        customers = [
-            Customer(server.url, person, chance.source(f"customer {cycle}.{n}"), f"c{cycle}-{n}")
-            for n in range(CUSTOMERS)
-        ]
-        with under_load(customers):
-            time.sleep(pick.uniform(0.05, 1.5))
-            patience = time.monotonic() + 10
-            while sum(len(customer.ledger) for customer in customers) <= 10 and time.monotonic() < patience:
-                time.sleep(0.01)
-            kill(server, pick)
-            killed = time.monotonic()
-        begun = time.monotonic()
-        server.start(address)
-        took = time.monotonic() - begun
-        auditor = Auditor(server, person, killed)
-        auditor.findings += [f"ready after {took:.1f} s"] if took > READY_SECONDS else []
-        for customer in customers:
-            auditor.findings += records.missing(customer.ledger)
-            auditor.examine(customer.ledger)
-            acknowledged += len(customer.ledger)
-        findings += auditor.findings
-        if findings and until_found:
-            break
-    print(f"{acknowledged} acknowledged")
-    return findings if acknowledged > 10 * count else [*findings, f"too little to judge: {acknowledged}"]
-
-
-@contextlib.contextmanager
-def at_its_own_address(server: Server) -> Iterator[Server]:
-    try:
-        yield server.start(ADDRESS)
-    finally:
-        server.stop()
-
-
 @pytest.fixture(scope="module", params=DATABASES)
 def two_workers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A sound server that a test may kill, if it starts it again."""
-    with at_its_own_address(new_server(request, tmp_path_factory.mktemp("mortal"), request.param)) as server:
+    with at_its_own_address(
+        new_server(request, tmp_path_factory.mktemp("mortal"), request.param), ADDRESS
+    ) as server:
         yield server
+
+
+def killed(server: Server) -> Cycles:
+    """A server that is killed at random moments."""
+    return Cycles(server, Mishap(lambda chance: kill(server, chance)))
 
 
 @pytest.mark.acceptance
 def test_what_was_acknowledged_survives_the_death_of_the_server(two_workers: Server) -> None:
     embedded = two_workers.database_url is None
     full = 1_000 if embedded else 100
-    assert cycles(two_workers, volume(full, share=3 / full if embedded else 1 / full)) == []
+    assert killed(two_workers).run(volume(full, share=3 / full if embedded else 1 / full)) == []
     assert faults(two_workers.data) == []
     if embedded:
         assert rows(two_workers, "PRAGMA integrity_check") == [("ok",)]
@@ -121,12 +72,12 @@ def unhurried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A server whose answers do not wait for their records."""
     server = new_server(request, tmp_path_factory.mktemp("unhurried"), "sqlite")
     server.environment["QIMEM_AUDIT__MODE"] = "interval"
-    with at_its_own_address(server):
+    with at_its_own_address(server, ADDRESS):
         yield server
 
 
 def test_records_that_nobody_waits_for_are_missed(unhurried: Server) -> None:
-    findings = cycles(unhurried, 10, until_found=True)
+    findings = killed(unhurried).run(10, until_found=True)
     assert any(finding.startswith("lost: the record of") for finding in findings), findings
 
 
@@ -135,13 +86,13 @@ def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A server that answers too early, and leaves the place of a dead worker empty."""
     faults = ("acknowledges_keys_before_commit", "replaces_no_worker")
     with at_its_own_address(
-        new_server(request, tmp_path_factory.mktemp("hasty"), "sqlite", *faults)
+        new_server(request, tmp_path_factory.mktemp("hasty"), "sqlite", *faults), ADDRESS
     ) as server:
         yield server
 
 
 def test_an_answer_before_the_commit_is_found_out(hasty: Server) -> None:
-    findings = cycles(hasty, 10, until_found=True)
+    findings = killed(hasty).run(10, until_found=True)
     assert any(finding.startswith("lost") for finding in findings), findings
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.support.api import Person
@@ -15,7 +14,7 @@ from tests.support.broken_server import broken
 from tests.support.disk_faults import FaultyDisk
 from tests.support.fault_load import Watch
 from tests.support.load import a_world, rows, tireless, worker_pids
-from tests.support.processes import eventually
+from tests.support.processes import alive, eventually
 from tests.support.server import Server
 from tests.support.volume import volume
 
@@ -62,14 +61,6 @@ def crash_and_start(server: Server) -> None:
     server.kill()
     eventually(lambda: not any(alive(pid) for pid in workers))
     server.start(address)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process still does anything; who is dead may wait long for its parent to ask."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def judge(watch: Watch, *, unaffected: frozenset[str]) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import alive, crash_and_start, judge
+from tests.faults.conftest import crash_and_start, judge
 from tests.faults.test_failing_disk import ALL_BUT_WRITES, READING, UNDONE, UNKNOWN, UNRECORDED
 from tests.support.fault_load import Watch
 from tests.support.load import a_world, tireless, worker_pids
 from tests.support.mounts import Ext4, ext4_disk, filled, memory_disk
-from tests.support.processes import eventually
+from tests.support.processes import alive, eventually
 from tests.support.server import Server
 from tests.support.volume import volume
 

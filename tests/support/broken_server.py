@@ -24,12 +24,12 @@ _LATE_SECONDS = 0.2
 _LOOK_SECONDS = 0.00005
 
 
-def broken(directory: Path, *faults: str) -> dict[str, str]:
-    """The environment of a server with these faults, each a function of this module."""
+def broken(directory: Path, *faults: str, module: str = "broken_server") -> dict[str, str]:
+    """The environment of a server with these faults, each a function of this module, or of another one here."""
     place = directory / "broken"
     place.mkdir()
-    calls = "".join(f"broken_server.{fault}()\n" for fault in faults)
-    (place / "sitecustomize.py").write_text(f"from tests.support import broken_server\n{calls}")
+    calls = "".join(f"{module}.{fault}()\n" for fault in faults)
+    (place / "sitecustomize.py").write_text(f"from tests.support import {module}\n{calls}")
     path = [str(place), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(path)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from qimem.audit.events import Follower
 from qimem.audit.log import DIRECTORY
@@ -56,8 +56,9 @@ class Auditor:
     def _envelopes(self, wire: Wire, envelopes: Sequence[tuple[str, str]]) -> None:
         for start in range(0, len(envelopes), 500):
             part = envelopes[start : start + 500]
-            items = wire.done(DECRYPT, {"items": [{"input": envelope} for envelope, _ in part]})["items"]
-            for (_, text), item in zip(part, items, strict=True):
+            reply = wire.post(DECRYPT, {"items": [{"input": envelope} for envelope, _ in part]})
+            self._expect(reply, 200, None, f"{len(part)} envelopes")
+            for (_, text), item in zip(part, reply.body.get("items", ()), strict=reply.status == 200):
                 if item.get("plaintext") != text:
                     self.findings.append(f"lost: envelope of {text}: {item}")
 
@@ -89,14 +90,17 @@ class Auditor:
 
 
 class Records:
-    """The audit log as it grows; each record is read once."""
+    """The audit log as it grows; each record is read once. `acknowledged` is all that was looked for."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._follower = Follower(server.data / DIRECTORY)
         self._known: set[str] = set()
+        self.acknowledged: set[str] = set()
 
-    def missing(self, ledger: Ledger) -> list[str]:
+    def missing(self, ledgers: Iterable[Ledger]) -> list[str]:
         """What was answered and has no record."""
+        answered = {request for ledger in ledgers for request in ledger.request_ids}
+        self.acknowledged |= answered
         self._known |= {record.request_id for record in self._follower.read()}
-        return [f"lost: the record of {request}" for request in ledger.request_ids - self._known]
+        return [f"lost: the record of {request}" for request in answered - self._known]

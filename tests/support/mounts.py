@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.processes import eventually
+
+_SHUTDOWN = 0x8004587D
+"""EXT4_IOC_SHUTDOWN of linux/ext4.h, with how to do it."""
+_NOLOGFLUSH = struct.pack("=I", 2)
 
 
 def run(*command: str | Path) -> str:
@@ -64,6 +72,22 @@ class Ext4:
         """Have it meet an error of its own: from then on it is read-only, whoever has files open."""
         device = Path(run("findmnt", "-n", "-o", "SOURCE", self.place).strip()).name
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+
+    def cut_power(self) -> None:
+        """From now on nothing reaches the disk, and what had not reached it is lost."""
+        descriptor = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, _NOLOGFLUSH)
+        finally:
+            os.close(descriptor)
+
+    def restore_power(self) -> None:
+        """Mount what reached the disk; every process that had files open there has ended, or is about to."""
+        # Never lazily here: two mounts of one image would make a mess that no power cut makes.
+        eventually(
+            lambda: not subprocess.run(["umount", self.place], capture_output=True, check=False).returncode
+        )
+        self.mount()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

@@ -39,11 +39,18 @@ def programs() -> Path:
 
 
 class Cluster:
-    """A running server. Stopped by its process id."""
+    """A running server. Stopped by its process id.
 
-    def __init__(self) -> None:
+    Args:
+        place: Where its directory is made; everybody may pass through it. By default in memory.
+        settings: Those that differ.
+    """
+
+    def __init__(self, place: Path | None = None, **settings: str) -> None:
         memory = Path("/dev/shm")
-        self.directory = Path(tempfile.mkdtemp(prefix="qimem-pg-", dir=memory if memory.is_dir() else None))
+        place = place or (memory if memory.is_dir() else None)
+        self.directory = Path(tempfile.mkdtemp(prefix="qimem-pg-", dir=place))
+        self._settings = settings
         self._data = self.directory / "data"
         self._user: dict[str, str] = {}
         if os.geteuid() == 0:
@@ -67,7 +74,7 @@ class Cluster:
         """Start the server on the same data and port."""
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.directory,
                     "fsync": "off", "full_page_writes": "off",
-                    "max_connections": 200, "shared_buffers": "32MB", "autovacuum": "off"}  # fmt: skip
+                    "max_connections": 200, "shared_buffers": "32MB", "autovacuum": "off"} | self._settings  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = (self.directory / "log").open("ab")
         self.process = subprocess.Popen(
