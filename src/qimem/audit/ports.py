@@ -21,7 +21,7 @@ class PendingIntent(NamedTuple):
 
 
 class IntentStore(Protocol):
-    """Records beside their effects, and what the database knows of the log's heads."""
+    """Records beside their effects."""
 
     def put(self, tx: Tx, stream: str, intent: PendingIntent) -> None:
         """Write it in the transaction of its effect."""

@@ -182,16 +182,18 @@ def test_nothing_is_acknowledged_into_a_file_that_others_do_not_find(
 
     async def run() -> None:
         directory, trail = await opened(log, 64 * 1024)
-        await trail.append(RECORD % 1)
-        deed(log / "s1" / "00000001.jsonl")
-        with pytest.raises(Unavailable):
-            await trail.append(RECORD % 2)
-        async with asyncio.timeout(5):
-            while not trail.writable:
-                await asyncio.sleep(0.05)
-        await trail.append(RECORD % 3)
-        await trail.close()
-        directory.close()
+        try:
+            await trail.append(RECORD % 1)
+            deed(log / "s1" / "00000001.jsonl")
+            with pytest.raises(Unavailable):
+                await trail.append(RECORD % 2)
+            async with asyncio.timeout(5):
+                while not trail.writable:
+                    await asyncio.sleep(0.05)
+            await trail.append(RECORD % 3)
+        finally:
+            await trail.close()
+            directory.close()
 
     if deed is replace_by_pipe:
         # A pipe stays in the way until somebody takes it away; until then nothing is acknowledged.
