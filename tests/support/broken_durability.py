@@ -6,14 +6,13 @@ Server(directory, environment=broken(directory, "leaves_commits_to_the_system", 
 from __future__ import annotations
 
 import os
-import time
+import signal
+from pathlib import Path
 from typing import Any
 
 from tests.support.broken_server import _replace
 
 MODULE = "broken_durability"
-
-_STEP_SECONDS = 0.05
 
 
 def leaves_commits_to_the_system() -> None:
@@ -44,35 +43,67 @@ def leaves_its_root_key_to_the_system() -> None:
     from qimem.kms.seal import keyfile
 
     def write(_: keyfile.KeyFileSeal, draft: Any, key: Any) -> None:
-        draft.touch(mode=0o600)
-        draft.write_bytes(bytes(key.reveal()))
+        # Not truncated first: ext4 writes out at once what replaces something.
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(key.reveal())
 
     _replace(keyfile.KeyFileSeal, "_write", write)
     _replace(keyfile, "sync_directory", lambda _: None)
 
 
-def dawdles_over_its_installation() -> None:
-    """Not a fault: it rests before and after each step that reaches the disk."""
+STEPS = ("commit", "credentials", "schema", "reserve", "link", "key", "directory")
+"""Those of an installation that reach the disk."""
+
+
+def standing_still(when: str, step: str, sign: Path) -> dict[str, str]:
+    """What `stands_still_at_a_step` has to be told.
+
+    Args:
+        when: `before` or `after`.
+        step: Of `STEPS`.
+        sign: A file that appears when it stands still.
+    """
+    return {"STANDS_STILL": f"{when} {step}", "STANDS_STILL_SIGN": str(sign)}
+
+
+def stands_still_at_a_step() -> None:
+    """Not a fault: an installation goes so far and no further, until it is killed."""
+    from qimem.bootstrap import first
+    from qimem.kms.seal import keyfile
+    from qimem.server.credentials import CredentialsFile
     from qimem.storage.sqlite import SqliteDatabase
 
-    for owner, name in ((os, "fsync"), (os, "link"), (os, "rename"), (os, "replace")):
-        _replace(owner, name, _slow(getattr(owner, name)))
     write = SqliteDatabase.write
 
-    async def slow_write(self: SqliteDatabase, work: Any, *how: Any, **more: Any) -> Any:
-        time.sleep(_STEP_SECONDS)
-        answer = await write(self, work, *how, **more)
-        time.sleep(_STEP_SECONDS)
+    async def commit(self: SqliteDatabase, work: Any) -> Any:
+        _perhaps_stand_still("before commit")
+        answer = await write(self, work)
+        _perhaps_stand_still("after commit")
         return answer
 
-    _replace(SqliteDatabase, "write", slow_write)
+    _replace(SqliteDatabase, "write", commit)
+    for step, owner, name in (
+        ("key", keyfile.KeyFileSeal, "_write"),
+        ("link", os, "link"),
+        ("directory", keyfile, "sync_directory"),
+        ("reserve", CredentialsFile, "reserve"),
+        ("schema", first, "migrate"),
+        ("credentials", CredentialsFile, "write"),
+    ):
+        _replace(owner, name, _perhaps_no_further(step, getattr(owner, name)))
 
 
-def _slow(call: Any) -> Any:
-    def slowly(*arguments: Any, **more: Any) -> Any:
-        time.sleep(_STEP_SECONDS)
+def _perhaps_no_further(step: str, call: Any) -> Any:
+    def perhaps(*arguments: Any, **more: Any) -> Any:
+        _perhaps_stand_still(f"before {step}")
         answer = call(*arguments, **more)
-        time.sleep(_STEP_SECONDS)
+        _perhaps_stand_still(f"after {step}")
         return answer
 
-    return slowly
+    return perhaps
+
+
+def _perhaps_stand_still(point: str) -> None:
+    if os.environ.get("STANDS_STILL") == point:
+        Path(os.environ["STANDS_STILL_SIGN"]).touch()
+        signal.pause()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,17 @@ class Powered:
     server: Server
     cluster: Cluster | None = None
 
-    def cut(self) -> None:
-        """The disk first: what the processes do in their last moments does not reach it."""
+    def cut(self, starting: threading.Thread | None = None) -> None:
+        """The disk first: what the processes do in their last moments does not reach it.
+
+        Args:
+            starting: Waits for the server to be ready, if it is not: it hears that there is none.
+        """
         self.disk.cut_power()
         if self.server.process is not None:
             kill_tree(self.server.process.pid)
+            if starting is not None:
+                starting.join()
             self.server.kill()
         if self.cluster is not None:
             end_at_once(self.cluster)
