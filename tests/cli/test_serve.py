@@ -195,3 +195,29 @@ def test_an_unreachable_database_server_is_9_and_makes_no_key(tmp_path: Path) ->
     done = qimem("serve", "--data-dir", tmp_path / "data", "--bind", "127.0.0.1:0", DATABASE_URL=url)
     assert (done.code, done.out, done.err) == (9, "", "error: storage unavailable\n")
     assert {entry.name for entry in tmp_path.iterdir()} == {"data"}
+
+
+def unpublished(server: Server, **changes: str) -> Path:
+    """Have it as a first start leaves it that ended before it could hand its credentials out."""
+    file = Path(f"{server.data}.credentials.json")
+    draft = file.with_name(f".{file.name}.new")
+    server.stop()
+    draft.write_text(json.dumps(server.credentials | changes))
+    draft.chmod(0o600)
+    file.write_text("")
+    return draft
+
+
+def test_credentials_that_were_not_handed_out_are_handed_out_by_the_next_start(server: Server) -> None:
+    draft = unpublished(server.start(), external_url="http://127.0.0.1:1")
+    server.start()
+    assert server.credentials["external_url"] == server.url
+    assert server.token()
+    assert not draft.exists()
+
+
+def test_credentials_of_an_installation_that_was_not_made_are_forgotten(server: Server) -> None:
+    draft = unpublished(server.start(), client_id="3fa85f64-5717-4562-b3fc-2c963f66afa6")
+    server.start()
+    assert Path(f"{server.data}.credentials.json").read_text() == ""
+    assert not draft.exists()

@@ -51,7 +51,7 @@ def leaves_its_root_key_to_the_system() -> None:
     _replace(keyfile, "sync_directory", lambda _: None)
 
 
-STEPS = ("commit", "credentials", "schema", "reserve", "link", "key", "directory")
+STEPS = ("commit", "publish", "prepare", "schema", "reserve", "link", "key", "directory")
 """Those of an installation that reach the disk."""
 
 
@@ -88,7 +88,8 @@ def stands_still_at_a_step() -> None:
         ("directory", keyfile, "sync_directory"),
         ("reserve", CredentialsFile, "reserve"),
         ("schema", first, "migrate"),
-        ("credentials", CredentialsFile, "write"),
+        ("prepare", CredentialsFile, "prepare"),
+        ("publish", CredentialsFile, "publish"),
     ):
         _replace(owner, name, _perhaps_no_further(step, getattr(owner, name)))
 

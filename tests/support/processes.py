@@ -28,8 +28,10 @@ def alive(pid: int) -> bool:
 
 def kill_tree(pid: int) -> None:
     """kill -9 of a process and all that it started, and wait until they hold nothing any more."""
-    root = psutil.Process(pid)
-    family = [root, *root.children(recursive=True)]
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -61,8 +61,23 @@ class Installed:
     external_url: str | None
 
 
-async def initialise(settings: Settings, root_key: SecretBytes, admin: AdminChoice) -> Installed:
+def _keep_nothing(_: Installed) -> None:
+    return None
+
+
+async def initialise(
+    settings: Settings,
+    root_key: SecretBytes,
+    admin: AdminChoice,
+    keep: Callable[[Installed], None] = _keep_nothing,
+) -> Installed:
     """Make an installation in an empty database: instance, realm `system`, operator, one client.
+
+    Args:
+        settings: Where.
+        root_key: What its keys are wrapped under.
+        admin: The operator.
+        keep: Puts aside what is handed out, before the installation is committed; perhaps several times the same.
 
     Raises:
         AlreadyInitialised: there is one.
@@ -71,7 +86,16 @@ async def initialise(settings: Settings, root_key: SecretBytes, admin: AdminChoi
     migrate(settings)
     database = location(settings).open(write_seconds=INSTALL_SECONDS)
     try:
-        return await _install(settings, root_key, admin, database)
+        return await _install(settings, root_key, admin, database, keep)
+    finally:
+        await database.close()
+
+
+async def knows_client(settings: Settings, client_id: str) -> bool:
+    """Whether there is this client in an installation: whose credentials are asked about was made with it, or not."""
+    database = location(settings).open()
+    try:
+        return await database.read(lambda tx: CLIENTS.find_realm(tx, client_id)) is not None
     finally:
         await database.close()
 
@@ -87,7 +111,11 @@ class _PreparedPepper:
 
 
 async def _install(
-    settings: Settings, root_key: SecretBytes, admin: AdminChoice, database: OpenDatabase
+    settings: Settings,
+    root_key: SecretBytes,
+    admin: AdminChoice,
+    database: OpenDatabase,
+    keep: Callable[[Installed], None],
 ) -> Installed:
     if await database.read(_INSTANCE.find) is not None:
         raise AlreadyInitialised
@@ -98,21 +126,29 @@ async def _install(
     try:
         add_realm = await _first_realm(core, admin.username, admin.password or generated or SecretText(""))
 
-        def install(tx: Tx) -> CreatedClient:
+        def install(tx: Tx) -> Installed:
             _claim(tx, instance)
-            return add_realm(tx)
+            installed = _handed_out(settings, add_realm(tx), admin.username, generated)
+            # Within the transaction against the rule: after it a crash would leave an installation that nobody can
+            # sign in to, and before it nobody knows yet whether it is this one that is made.
+            keep(installed)
+            return installed
 
-        client = await database.write(install)
+        return await database.write(install)
     finally:
         core.lane.close()
-    embedded = settings.database.url is None
+
+
+def _handed_out(
+    settings: Settings, client: CreatedClient, username: str, password: SecretText | None
+) -> Installed:
     return Installed(
         realm_id=SYSTEM_REALM,
         client_id=client.client_id,
         client_secret=SecretText(client.client_secret or ""),
-        username=admin.username,
-        password=generated,
-        data_dir=str(settings.server.data_dir) if embedded else None,
+        username=username,
+        password=password,
+        data_dir=str(settings.server.data_dir) if settings.database.url is None else None,
         root_key_file=None if settings.seal.root_key_file is None else str(settings.seal.root_key_file),
         external_url=settings.server.external_url,
     )

@@ -1,8 +1,11 @@
-"""The credentials file: what the first start made, in a file that only its owner reads."""
+"""The credentials file: what the first start made, in a file that only its owner reads.
+
+It is written beside its place before the installation is committed, and gets its name afterwards: whatever
+ends the start in between, the next one finds credentials to every installation that there is.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qimem.kernel.refusal import Refused
+from qimem.kms.seal.keyfile import sync_directory
 
 if TYPE_CHECKING:
     from qimem.bootstrap.first import Installed
@@ -57,10 +61,9 @@ class CredentialsFile:
             Refused: there are credentials in it already, or it cannot be written.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(FileNotFoundError):
-            # Empty: reserved by a start that ended before there was anything to write.
-            if stat.S_ISREG(self.path.lstat().st_mode) and self.path.lstat().st_size == 0:
-                self.path.unlink()
+        if self._is_empty():
+            # Reserved by a start that ended before there was anything to write.
+            self.path.unlink(missing_ok=True)
         try:
             os.close(os.open(self.path, flags, 0o600))
         except FileExistsError as error:
@@ -80,9 +83,47 @@ class CredentialsFile:
             file.flush()
             os.fsync(file.fileno())
 
+    def prepare(self, content: dict[str, str | None]) -> None:
+        """Put the content aside, durably; again replaces what was put aside before."""
+        draft = self._draft
+        draft.abandon()
+        draft.reserve()
+        draft.write(content)
+        sync_directory(self.path.parent)
+
+    def publish(self) -> None:
+        """Give what was put aside its name."""
+        self._draft.path.rename(self.path)
+        sync_directory(self.path.parent)
+
+    def prepared(self) -> dict[str, Any] | None:
+        """What was put aside by a start that ended before it could publish it; None: nothing, or not all of it."""
+        try:
+            return self._draft.read() if self._is_empty() else None
+        except Refused:
+            return None
+
+    def discard(self) -> None:
+        """Forget what was put aside."""
+        # Asked first: a start on a read-only file system has nothing to remove, and may not even try.
+        if os.path.lexists(self._draft.path):
+            self._draft.abandon()
+
     def abandon(self) -> None:
         """Give the name back."""
         self.path.unlink(missing_ok=True)
+
+    @property
+    def _draft(self) -> CredentialsFile:
+        return CredentialsFile(self.path.with_name(f".{self.path.name}.new"))
+
+    def _is_empty(self) -> bool:
+        """Whether nothing would be lost if it were written."""
+        try:
+            status = self.path.lstat()
+        except FileNotFoundError:
+            return True
+        return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
     def read(self) -> dict[str, Any]:
         """The credentials.

@@ -1,13 +1,13 @@
 """Opens an installation or makes a new one: data directory, root key, database, in that order.
 
 The order keeps every crash repairable: a key without data is used by the next attempt, data
-without its key is refused and never given a new one.
+without its key is refused and never given a new one, and credentials are on the disk before what they open.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from qimem.bootstrap import database, first
@@ -74,19 +74,24 @@ async def open_or_initialise(
     make_private(settings.server.data_dir)
     with sole_preparer(settings.server.data_dir):
         custody = _custody(settings, environ, explicit=False)
+        file = CredentialsFile.beside(settings.server.data_dir)
+        external_url = settings.server.external_url or url
         if await database.is_initialised(settings):
             key = custody.load()
             _migrate(settings)
+            await _hand_out_late(settings, file, external_url)
             return Opened(key, None)
         key = _key_for_new(settings, custody)
-        file = CredentialsFile.beside(settings.server.data_dir)
         file.reserve()
         try:
-            installed = await _make(settings, key, admin, custody)
+            installed = await _make(
+                settings, key, admin, custody, lambda made: file.prepare(shown(made, external_url))
+            )
         except BaseException:
+            # What was put aside stays: the installation may be there all the same, if it failed at the very end.
             file.abandon()
             raise
-        file.write(shown(installed, settings.server.external_url or url))
+        file.publish()
         return Opened(key, installed)
 
 
@@ -98,16 +103,44 @@ async def initialise_in_memory(settings: Settings, admin: AdminChoice) -> Opened
     return Opened(key, replace(installed, root_key_file=None))
 
 
-async def _make(settings: Settings, key: SecretBytes, admin: AdminChoice, custody: Seal) -> Installed:
+async def _hand_out_late(settings: Settings, file: CredentialsFile, external_url: str) -> None:
+    """Publish the credentials of an installation whose first start ended before it could.
+
+    Raises:
+        Refused: they cannot be written.
+    """
+    found = file.prepared()
+    # On a shared database another node may have made another installation since.
+    ours = found is not None and await first.knows_client(settings, str(found.get("client_id")))
     try:
-        installed = await first.initialise(settings, key, admin)
+        if found is not None and ours:
+            file.prepare(found | {"external_url": external_url})
+            file.publish()
+        else:
+            file.discard()
+    except OSError as error:
+        raise Refused(f"cannot write {file.path}: {error.strerror}", "make the place writable") from error
+
+
+async def _make(
+    settings: Settings,
+    key: SecretBytes,
+    admin: AdminChoice,
+    custody: Seal,
+    keep: Callable[[Installed], None] = lambda _: None,
+) -> Installed:
+    def with_the_key(made: Installed) -> Installed:
+        return replace(made, root_key_file=custody.location)
+
+    try:
+        installed = await first.initialise(settings, key, admin, lambda made: keep(with_the_key(made)))
     except AlreadyInitialised as error:
         # On a shared database another node was faster, with a root key of its own.
         raise Refused(
             "another node made the installation in this moment",
             f"replace {custody.location} with the root key of that node",
         ) from error
-    return replace(installed, root_key_file=custody.location)
+    return with_the_key(installed)
 
 
 def _migrate(settings: Settings) -> None:

@@ -95,3 +95,51 @@ def test_a_missing_file_names_the_flag(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         CredentialsFile(tmp_path / "none").read()
     assert "--credentials" in caught.value.hint
+
+
+def draft_of(file: CredentialsFile) -> Path:
+    return file.path.with_name(f".{file.path.name}.new")
+
+
+def test_what_was_put_aside_gets_its_name_when_it_is_published(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.reserve()
+    file.prepare({"client_id": "first"})
+    file.prepare({"client_id": "second"})
+    assert file.prepared() == {"client_id": "second"}
+    assert draft_of(file).stat().st_mode & 0o777 == 0o600
+    file.publish()
+    assert file.read() == {"client_id": "second"}
+    assert list(tmp_path.iterdir()) == [file.path]
+
+
+@pytest.mark.parametrize("content", ["", '{"client_id"', "[]"])
+def test_half_of_what_was_put_aside_is_nothing(tmp_path: Path, content: str) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    draft_of(file).write_text(content)
+    draft_of(file).chmod(0o600)
+    assert file.prepared() is None
+
+
+def test_what_others_could_write_is_not_taken_for_ours(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.prepare({"client_id": "c"})
+    draft_of(file).chmod(0o606)
+    assert file.prepared() is None
+
+
+def test_nothing_takes_the_place_of_credentials_that_are_there(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.prepare({"client_id": "c"})
+    file.path.write_text("{}")
+    assert file.prepared() is None
+
+
+def test_a_link_in_the_place_of_the_draft_is_not_followed(tmp_path: Path) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    draft_of(file).symlink_to(tmp_path / "elsewhere")
+    file.prepare({"client_id": "c"})
+    assert not (tmp_path / "elsewhere").exists()
+    file.discard()
+    file.discard()
+    assert list(tmp_path.iterdir()) == []
