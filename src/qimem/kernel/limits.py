@@ -86,7 +86,26 @@ INSTALL_SECONDS: Final = 60.0
 """Nobody waits on a wire for the first rows, and an installation of which nobody knows is of no use."""
 POSTGRES_POOL_MAX: Final = 8
 POSTGRES_RETRIES_MAX: Final = 8
+STORAGE_ANSWER_SECONDS: Final = 0.85
+"""What one request waits for PostgreSQL, all its questions together: callers are answered within a second."""
+STORAGE_PROMPT_SECONDS: Final = 0.05
+"""Answers that come sooner are not counted, so that a long batch may ask often."""
+BACKGROUND_ANSWER_SECONDS: Final = 5.0
+"""What start-up and background work wait for one answer."""
 STATEMENT_TIMEOUT_SECONDS: Final = 5
+"""The database ends what takes longer; whoever asked has left long before."""
+ABANDONED_STATEMENT_SECONDS: Final = 1
+"""How often the database looks whether who asked is still there; until it does, the locks stay."""
+POSTGRES_CONNECT_SECONDS: Final = 2
+"""The driver's least. Attempts go on without the request that began them."""
+POSTGRES_IDLE_SECONDS: Final = 1.0
+"""A connection that was not heard for longer may be dead without a sign."""
+EPOCH_CONNECTIONS: Final = 4
+"""Kept by each worker for epoch queries; one is used while answers come soon, the others when they do not."""
+EPOCH_QUERIES_MAX: Final = 8
+"""Epoch queries of a worker under way at once, when the database is slow."""
+EPOCH_OVERTAKE_SECONDS: Final = 0.1
+"""A query that takes longer is not waited for before the next one is sent."""
 BUSY_TIMEOUT_SECONDS: Final = 2.0
 MIGRATION_WAIT_SECONDS: Final = 30.0
 """A process that meets another one migrating waits for it to end."""

@@ -1,7 +1,8 @@
 """PostgreSQL for several nodes: a bounded pool of threads, one connection each.
 
 Writes are serializable and tried again when they lose against another. What was lost before COMMIT
-was sent did not happen; what was lost after it may have.
+was sent did not happen; what was lost after it may have. Callers have their answer in time, also from
+a server that gives none; no thread waits longer than they do.
 """
 
 from __future__ import annotations
@@ -17,32 +18,33 @@ from typing import Any, TypeVar
 import psycopg
 
 from qimem.errors import Unavailable, outcome_unknown, storage_unavailable
+from qimem.kernel import patience
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import (
+    POSTGRES_IDLE_SECONDS,
     POSTGRES_POOL_MAX,
     POSTGRES_RETRIES_MAX,
-    STATEMENT_TIMEOUT_SECONDS,
     WRITE_QUEUE_MAX,
 )
-from qimem.kernel.transaction import Tx
+from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.storage.epochs import EpochRows
 from qimem.storage.fork_guard import ForkGuard
 from qimem.storage.postgres_connection import (
     PostgresConnection,
     PostgresTx,
+    check_primary,
     connect,
     is_retryable,
     unavailable,
 )
 from qimem.storage.postgres_epochs import EpochReader
+from qimem.storage.postgres_operation import Operation
 
 T = TypeVar("T")
 
 _WRITE = "BEGIN ISOLATION LEVEL SERIALIZABLE"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_ANSWER_SECONDS = 2.0 * STATEMENT_TIMEOUT_SECONDS
-"""The server ends what takes too long; this is for a server that does not answer at all."""
 _BACKOFF_SECONDS = 0.002
 
 
@@ -57,15 +59,16 @@ class PostgresDatabase(EpochRows):
         self._local = threading.local()
         self._open: set[PostgresConnection] = set()
         self._queued = 0
-        self._epoch_reader = EpochReader(url)
+        self._distrusted = 0.0
+        self._epoch_reader = EpochReader(url, self._distrust)
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a serializable transaction; see `kernel.transaction.Database`."""
-        return await self._on_thread(lambda: self._write(fn), outcome_unknown)
+        return await self._on_thread(lambda operation: self._write(operation, fn))
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in one snapshot."""
-        return await self._on_thread(lambda: self._read(fn), storage_unavailable)
+        return await self._on_thread(lambda operation: self._read(operation, fn))
 
     async def current(self, realm_id: RealmId) -> Epoch | None:
         """The realm's epoch, read after this call began."""
@@ -80,19 +83,22 @@ class PostgresDatabase(EpochRows):
             connection.close()
         await self._epoch_reader.close()
 
-    async def _on_thread(self, work: Callable[[], T], too_late: Callable[[], Unavailable]) -> T:
+    async def _on_thread(self, work: Callable[[Operation], T]) -> T:
         self._fork_guard.check()
         if self._closed:
             raise storage_unavailable()
         if self._queued >= WRITE_QUEUE_MAX:
             raise Unavailable("too many database operations at once", code="overloaded")
         self._queued += 1
-        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        seconds = patience.seconds()
+        operation = Operation(seconds)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._do, work, operation)
         running.add_done_callback(self._done)
         # Only waited for: a caller that goes away must neither undo nor half-do what it asked for.
-        await asyncio.wait({running}, timeout=_ANSWER_SECONDS)
+        await asyncio.wait({running}, timeout=seconds)
+        patience.spend(time.monotonic() - (operation.deadline - seconds))
         if not running.done():
-            raise too_late()
+            raise operation.abandon()
         return running.result()
 
     def _done(self, future: asyncio.Future[Any]) -> None:
@@ -100,9 +106,13 @@ class PostgresDatabase(EpochRows):
         if not future.cancelled():
             future.exception()
 
-    def _read(self, fn: Callable[[Tx], T]) -> T:
+    def _do(self, work: Callable[[Operation], T], operation: Operation) -> T:
+        operation.check()
+        return work(operation)
+
+    def _read(self, operation: Operation, fn: Callable[[Tx], T]) -> T:
         try:
-            connection, value = self._run(_READ, fn)
+            connection, value = self._run(operation, _READ, fn)
         except psycopg.Error as error:
             if is_retryable(error):
                 raise storage_unavailable() from error
@@ -110,23 +120,29 @@ class PostgresDatabase(EpochRows):
         self._abandon(connection)
         return value
 
-    def _write(self, fn: Callable[[Tx], T]) -> T:
+    def _write(self, operation: Operation, fn: Callable[[Tx], T]) -> T:
+        surprised = False
         for attempt in range(POSTGRES_RETRIES_MAX):
             try:
-                connection, value = self._run(_WRITE, fn)
-                self._commit(connection)
+                connection, value = self._run(operation, _WRITE, fn)
+                self._commit(operation, connection)
             except psycopg.Error as error:
                 if not is_retryable(error):
                     raise
                 # Doubling with jitter: two dozen writers of one row all come through. Evenly spaced
                 # attempts would let the same contenders meet again in the same order.
                 time.sleep(_BACKOFF_SECONDS * 2**attempt * random.random())  # noqa: S311 - not a secret
+            except _Surprised as surprise:
+                if surprised:
+                    raise surprise.meant from None
+                surprised = True
             else:
                 return value
         raise storage_unavailable()
 
-    def _run(self, begin: str, fn: Callable[[Tx], T]) -> tuple[PostgresConnection, T]:
-        connection = self._begin(begin)
+    def _run(self, operation: Operation, begin: str, fn: Callable[[Tx], T]) -> tuple[PostgresConnection, T]:
+        operation.check()
+        connection = self._begin(operation, begin)
         tx = PostgresTx(connection)
         try:
             value = fn(tx)
@@ -136,36 +152,55 @@ class PostgresDatabase(EpochRows):
             if is_retryable(error):
                 raise
             raise unavailable(error) from error
-        except BaseException:
+        except BaseException as error:
             self._abandon(connection)
+            if isinstance(tx.failure, UniqueViolation) and isinstance(error, Exception):
+                raise _Surprised(error) from error
             raise
         return connection, value
 
-    def _begin(self, begin: str) -> PostgresConnection:
+    def _begin(self, operation: Operation, begin: str) -> PostgresConnection:
         # An idle connection may have died unnoticed; nothing was sent on it, so one retry is safe.
         for last in (False, True):
             try:
                 connection = self._connection()
+                connection.deadline = operation.deadline if last else _probe(connection, operation.deadline)
                 connection.execute(begin)
+                check_primary(connection)
+                connection.deadline = operation.deadline
                 return connection
             except psycopg.Error as error:
-                self._drop()
+                self._lose()
                 if last:
                     raise storage_unavailable() from error
         raise storage_unavailable()
 
-    def _commit(self, connection: PostgresConnection) -> None:
+    def _commit(self, operation: Operation, connection: PostgresConnection) -> None:
+        try:
+            operation.begin_commit()
+        except Unavailable:
+            self._abandon(connection)
+            raise
+        connection.warned = False
         try:
             connection.execute("COMMIT")
         except psycopg.Error as error:
             if is_retryable(error):
+                operation.end_commit()
                 self._abandon(connection)
                 raise
-            self._drop()
+            self._lose()
             raise outcome_unknown() from error
+        if connection.warned:
+            # The wait for the standby was canceled: it is on the primary alone, and gone if another takes over.
+            raise outcome_unknown()
 
     def _connection(self) -> PostgresConnection:
         connection: PostgresConnection | None = getattr(self._local, "connection", None)
+        if connection is not None and connection.opened < self._distrusted:
+            # Another one fell silent or broke: whatever cut it, a proxy or a fail-over, may have cut this one.
+            self._drop()
+            connection = None
         if connection is None or connection.closed:
             connection = connect(self._url)
             self._local.connection = connection
@@ -176,6 +211,11 @@ class PostgresDatabase(EpochRows):
         try:
             connection.execute("ROLLBACK")
         except psycopg.Error:
+            self._lose()
+
+    def _lose(self) -> None:
+        if getattr(self._local, "connection", None) is not None:
+            self._distrust()
             self._drop()
 
     def _drop(self) -> None:
@@ -184,3 +224,25 @@ class PostgresDatabase(EpochRows):
         if connection is not None:
             self._open.discard(connection)
             connection.close()
+
+    def _distrust(self) -> None:
+        self._distrusted = time.monotonic()
+
+
+def _probe(connection: PostgresConnection, deadline: float) -> float:
+    now = time.monotonic()
+    if now - connection.heard < POSTGRES_IDLE_SECONDS:
+        return deadline
+    # Whatever stands between may have forgotten it, and swallow all that is said; time is left for a new one.
+    return now + (deadline - now) / 3
+
+
+class _Surprised(Exception):
+    """A row came between a transaction's look and its insert: in the next snapshot it is seen.
+
+    Serializable transactions may report it as a violated key instead of a serialization failure.
+    """
+
+    def __init__(self, meant: Exception) -> None:
+        super().__init__()
+        self.meant = meant

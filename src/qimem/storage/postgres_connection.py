@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from qimem.errors import storage_unavailable
-from qimem.kernel.limits import STATEMENT_TIMEOUT_SECONDS
+from qimem.kernel.limits import (
+    ABANDONED_STATEMENT_SECONDS,
+    POSTGRES_CONNECT_SECONDS,
+    STATEMENT_TIMEOUT_SECONDS,
+)
 from qimem.kernel.refusal import Refused
 from qimem.kernel.transaction import ForeignKeyViolation, Statement, UniqueViolation
 from qimem.storage.statement import POSTGRESQL, SQLStatement
 
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+R = TypeVar("R")
+
 _TIMEOUT_MS = STATEMENT_TIMEOUT_SECONDS * 1000
 PARAMETERS: Mapping[str, Any] = {
     "options": f"-c statement_timeout={_TIMEOUT_MS} -c lock_timeout={_TIMEOUT_MS} "
-    f"-c idle_in_transaction_session_timeout={_TIMEOUT_MS}",
-    "connect_timeout": 3,
+    f"-c idle_in_transaction_session_timeout={_TIMEOUT_MS} "
+    f"-c client_connection_check_interval={ABANDONED_STATEMENT_SECONDS * 1000}",
+    "connect_timeout": POSTGRES_CONNECT_SECONDS,
     # Never a replica: it lags, and would tell of permissions that are gone.
     "target_session_attrs": "read-write",
     # The server's own timeouts do not reach us through a network that swallows packets.
@@ -29,7 +42,81 @@ PARAMETERS: Mapping[str, Any] = {
 }
 """What every connection is opened with, whatever the URL says."""
 
-PostgresConnection = psycopg.Connection[tuple[Any, ...]]
+_READ_ONLY = ("default_transaction_read_only", "in_hot_standby")
+
+
+class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that waits for answers until `deadline`, in monotonic seconds, and is closed then.
+
+    What a closed connection may still have to say is read by nobody: no answer is taken for a later one.
+    """
+
+    deadline: float = math.inf
+    opened: float = 0.0
+    heard: float = 0.0
+    warned: bool = False
+    """Something was not as it should be, and the statement went on all the same."""
+
+    def wait(self, gen: PQGen[R], interval: float = 0.1, timeout: float | None = None) -> R:
+        """Run one exchange with the server.
+
+        Raises:
+            psycopg.OperationalError: no answer before the deadline, or `timeout` seconds if that is sooner.
+        """
+        left = _left(self.deadline, timeout)
+        try:
+            found = super().wait(gen, interval, left)
+        except psycopg.OperationalError:
+            _close_if_busy(self)
+            raise
+        self.heard = time.monotonic()
+        return found
+
+    def note(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Remember that there was a warning."""
+        self.warned = self.warned or notice.severity_nonlocalized == "WARNING"
+
+
+class AsyncPostgresConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """The same, for the event loop."""
+
+    deadline: float = math.inf
+    heard: float = 0.0
+
+    async def wait(
+        self,
+        gen: PQGen[R],
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 - as the driver calls it
+    ) -> R:
+        """Run one exchange with the server.
+
+        Raises:
+            psycopg.OperationalError: no answer before the deadline, or `timeout` seconds if that is sooner.
+        """
+        left = _left(self.deadline, timeout)
+        try:
+            found = await super().wait(gen, interval, left)
+        except psycopg.OperationalError:
+            _close_if_busy(self)
+            raise
+        self.heard = time.monotonic()
+        return found
+
+
+def _left(deadline: float, timeout: float | None) -> float | None:
+    if deadline == math.inf:
+        return timeout
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise psycopg.OperationalError("no time is left to ask")
+    return left if timeout is None else min(left, timeout)
+
+
+def _close_if_busy(connection: PostgresConnection | AsyncPostgresConnection) -> None:
+    # An answer that is still owed would be taken for that of the next question.
+    if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        connection.pgconn.finish()
 
 
 def connect(url: str) -> PostgresConnection:
@@ -40,10 +127,26 @@ def connect(url: str) -> PostgresConnection:
         Refused: the URL is malformed.
     """
     try:
-        return psycopg.connect(url, autocommit=True, **PARAMETERS)
+        connection = PostgresConnection.connect(url, autocommit=True, **PARAMETERS)
     except psycopg.ProgrammingError as error:
         # Raised before anything is sent; its text repeats the URL, which may hold a password.
         raise Refused("the database URL cannot be read", "postgresql://user@host:port/database") from error
+    connection.opened = connection.heard = time.monotonic()
+    connection.add_notice_handler(connection.note)
+    return connection
+
+
+def check_primary(connection: PostgresConnection | AsyncPostgresConnection) -> None:
+    """Refuse a server that was made read-only since the connection was opened: a demoted primary.
+
+    The server reports the setting with its next answer; asking for it costs nothing.
+
+    Raises:
+        psycopg.OperationalError: it takes no writes, so another server may.
+    """
+    for name in _READ_ONLY:
+        if connection.info.parameter_status(name) == "on":
+            raise psycopg.OperationalError(f"the server has {name} = on")
 
 
 class PostgresTx:

@@ -1,122 +1,258 @@
 """The strict epoch read on PostgreSQL, batched.
 
-At most one query is in flight per worker, and a request that arrives while it is waits for the
-next one, which begins after the request arrived. Whatever was acknowledged before the request was
-sent is therefore seen, at two round trips in the worst case.
+A request never takes the answer of a query that began before it arrived: it waits for the next one.
+Whatever was acknowledged before the request was sent is therefore seen. While answers come soon, one
+query is in flight per worker, so a request costs two round trips in the worst case; a slow query is
+not waited for, but overtaken on another connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import cast
 
 import psycopg
 
 from qimem.errors import storage_unavailable
+from qimem.kernel import patience
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
-from qimem.storage.postgres_connection import PARAMETERS
+from qimem.kernel.limits import (
+    EPOCH_CONNECTIONS,
+    EPOCH_OVERTAKE_SECONDS,
+    EPOCH_QUERIES_MAX,
+    POSTGRES_IDLE_SECONDS,
+    STORAGE_ANSWER_SECONDS,
+)
+from qimem.storage.postgres_connection import PARAMETERS, AsyncPostgresConnection, check_primary
 
 _EPOCHS = "SELECT realm_id, n, (SELECT incarnation FROM instance) FROM epoch WHERE realm_id = ANY(%s::text[])"
-_ANSWER_SECONDS = 1.0
+_DOUBT_SECONDS = 2 * EPOCH_OVERTAKE_SECONDS
+_SPARE_SECONDS = EPOCH_OVERTAKE_SECONDS
 
-_Connection = psycopg.AsyncConnection[tuple[Any, ...]]
-_Waiting = dict[RealmId, asyncio.Future[Epoch | None]]
+
+class _Batch:
+    """Those who wait for the same query."""
+
+    __slots__ = ("asked", "deadline", "over", "repeated", "timer", "waiting")
+
+    def __init__(self) -> None:
+        self.deadline = time.monotonic() + STORAGE_ANSWER_SECONDS
+        self.waiting: dict[RealmId, asyncio.Future[Epoch | None]] = {}
+        self.asked = 0
+        """Queries under way for it."""
+        self.repeated = False
+        self.over = False
+        # Kept by the batch alone: it may find no connection at all.
+        self.timer = asyncio.get_running_loop().call_later(STORAGE_ANSWER_SECONDS, self.refuse, None)
+
+    def join(self, realm_id: RealmId) -> asyncio.Future[Epoch | None]:
+        future = self.waiting.get(realm_id)
+        if future is None:
+            future = self.waiting[realm_id] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future
+
+    def answer(self, epochs: dict[RealmId, Epoch]) -> None:
+        self._end()
+        for realm_id, future in self.waiting.items():
+            if not future.done():
+                future.set_result(epochs.get(realm_id))
+
+    def refuse(self, cause: BaseException | None) -> None:
+        self._end()
+        for future in self.waiting.values():
+            if not future.done():
+                refusal = storage_unavailable()
+                refusal.__cause__ = cause
+                future.set_exception(refusal)
+
+    def _end(self) -> None:
+        self.over = True
+        self.timer.cancel()
 
 
 class EpochReader:
-    """One query at a time for everyone who waits. Belongs to one event loop."""
+    """One query for everyone who waits, and as few at once as the database's speed allows. Belongs to one loop.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        lost: Told when a connection broke or fell silent.
+    """
+
+    def __init__(self, url: str, lost: Callable[[], None]) -> None:
         self._url = url
-        self._connection: _Connection | None = None
-        self._waiting: _Waiting = {}
-        self._since = 0.0
-        self._serving: asyncio.Task[None] | None = None
-        self._given_up: set[asyncio.Task[dict[RealmId, Epoch]]] = set()
+        self._lost = lost
+        self._idle: list[AsyncPostgresConnection] = []
+        self._next: _Batch | None = None
+        self._queue: deque[_Batch] = deque()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._overtaking: asyncio.TimerHandle | None = None
+        self._spare_at = 0.0
 
     async def current(self, realm_id: RealmId) -> Epoch | None:
         """The realm's epoch, read after this call began.
 
         Raises:
-            Unavailable: no answer within a second.
+            Unavailable: no answer in time.
         """
-        future = self._waiting.get(realm_id)
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            if not self._waiting:
-                self._since = time.monotonic()
-            self._waiting[realm_id] = future
-        if self._serving is None or self._serving.done():
-            self._serving = asyncio.create_task(self._serve())
-        # Others may wait for the same answer: who leaves must not take it away from them.
-        return await asyncio.shield(future)
+        began, seconds = time.monotonic(), patience.seconds()
+        future = self._join(realm_id)
+        if not self._asking:
+            self._send()
+        elif self._overtaking is None:
+            self._overtake_later()
+        try:
+            if seconds < STORAGE_ANSWER_SECONDS:
+                await asyncio.wait({future}, timeout=seconds)
+                if not future.done():
+                    raise storage_unavailable()
+            # Others may wait for the same answer: who leaves must not take it away from them.
+            return await asyncio.shield(future)
+        finally:
+            patience.spend(time.monotonic() - began)
+
+    def _join(self, realm_id: RealmId) -> asyncio.Future[Epoch | None]:
+        batch = self._next
+        if batch is None or batch.over:
+            batch = self._next = _Batch()
+            self._queue.append(batch)
+        return batch.join(realm_id)
 
     async def close(self) -> None:
-        """Finish what runs and close the connection."""
-        tasks = [task for task in (self._serving, *self._given_up) if task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_ANSWER_SECONDS)
-        if self._connection is not None:
-            await self._connection.close()
-
-    async def _serve(self) -> None:
-        while self._waiting:
-            # Taken before the query is sent: who arrives later belongs to the next one.
-            waiting, self._waiting = self._waiting, {}
-            patience = self._since + _ANSWER_SECONDS - time.monotonic()
-            query = asyncio.create_task(self._query(list(waiting)))
-            await asyncio.wait({query}, timeout=max(0.0, patience))
-            if query.done():
-                _answer(waiting, query)
-            else:
-                self._give_up(query)
-                _refuse(waiting, None)
-
-    def _give_up(self, query: asyncio.Task[dict[RealmId, Epoch]]) -> None:
-        # Not awaited: the driver spends ten more seconds on asking a silent server to cancel.
-        query.cancel()
-        self._given_up.add(query)
-        query.add_done_callback(self._given_up.discard)
-
-    async def _query(self, realm_ids: list[RealmId]) -> dict[RealmId, Epoch]:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                return await self._ask(connection, realm_ids)
-            except psycopg.Error:
-                # It may have died while idle; a new one tells whether the server is there.
-                connection = None
-        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True, **PARAMETERS)
-        return await self._ask(connection, realm_ids)
-
-    async def _ask(self, connection: _Connection, realm_ids: list[RealmId]) -> dict[RealmId, Epoch]:
-        try:
-            cursor = await connection.execute(_EPOCHS, (realm_ids,))
-            rows = await cursor.fetchall()
-        except BaseException:
+        """Finish what runs and close every connection."""
+        if self._overtaking is not None:
+            self._overtaking.cancel()
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=STORAGE_ANSWER_SECONDS)
+        opening = set(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        for connection in self._idle:
             await connection.close()
-            raise
-        self._connection = connection
-        return {RealmId(row[0]): Epoch(bytes(row[2] or b""), row[1]) for row in rows}
+
+    def _send(self) -> None:
+        """Ask for the oldest batch that was not asked for, or see to it that this can be done."""
+        if not self._take_up() and not self._opening:
+            self._open()
+
+    def _overtake_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._overtaking = loop.call_later(EPOCH_OVERTAKE_SECONDS, self._overtake)
+
+    def _overtake(self) -> None:
+        self._overtaking = None
+        if len(self._asking) + len(self._opening) < EPOCH_QUERIES_MAX and not self._take_up():
+            self._open()
+        if self._queue:
+            self._overtake_later()
+
+    def _take_up(self) -> bool:
+        """Whether nobody waits for a connection."""
+        while self._queue and self._queue[0].over:
+            self._forget(self._queue.popleft())
+        while self._idle and self._idle[-1].closed:
+            self._idle.pop()
+        if not self._queue:
+            return True
+        if not self._idle:
+            return False
+        batch = self._queue.popleft()
+        # Taken before the query is sent: who arrives later belongs to the next one.
+        self._forget(batch)
+        self._asking.add(asyncio.create_task(self._ask(self._idle.pop(), batch)))
+        return True
+
+    def _forget(self, batch: _Batch) -> None:
+        if batch is self._next:
+            self._next = None
+
+    def _open(self) -> None:
+        self._opening.add(asyncio.create_task(self._connect()))
+        if self._overtaking is None:
+            self._overtake_later()
+
+    async def _connect(self) -> None:
+        try:
+            connection = await AsyncPostgresConnection.connect(self._url, autocommit=True, **PARAMETERS)
+        except psycopg.Error as error:
+            self._opening.discard(_this_task())
+            if not self._asking and not self._opening:
+                # Nobody else can serve those who wait.
+                self._refuse_all(error)
+            return
+        self._opening.discard(_this_task())
+        connection.heard = time.monotonic()
+        self._idle.append(connection)
+        self._send()
+
+    def _refuse_all(self, error: psycopg.Error) -> None:
+        while self._queue:
+            batch = self._queue.popleft()
+            self._forget(batch)
+            batch.refuse(error)
+
+    async def _ask(self, connection: AsyncPostgresConnection, batch: _Batch) -> None:
+        began = time.monotonic()
+        connection.deadline = batch.deadline
+        doubt = asyncio.get_running_loop().call_later(_DOUBT_SECONDS, self._doubt, connection, batch)
+        batch.asked += 1
+        try:
+            cursor = await connection.execute(_EPOCHS, (list(batch.waiting),))
+            rows = await cursor.fetchall()
+            check_primary(connection)
+        except psycopg.Error as error:
+            batch.asked -= 1
+            await self._give_up(connection, batch, error, began)
+        else:
+            batch.answer({RealmId(row[0]): Epoch(bytes(row[2] or b""), row[1]) for row in rows})
+            await self._put_back(connection, prompt=time.monotonic() - began < EPOCH_OVERTAKE_SECONDS)
+        finally:
+            doubt.cancel()
+            self._asking.discard(_this_task())
+        self._send()
+
+    def _doubt(self, connection: AsyncPostgresConnection, batch: _Batch) -> None:
+        """Ask on a new connection as well, where one that was idle for long may be dead without a sign."""
+        idle = time.monotonic() - _DOUBT_SECONDS - connection.heard > POSTGRES_IDLE_SECONDS
+        if idle and not batch.repeated and len(self._asking) + len(self._opening) < EPOCH_QUERIES_MAX:
+            batch.repeated = True
+            self._queue.appendleft(batch)
+            self._open()
+
+    async def _put_back(self, connection: AsyncPostgresConnection, *, prompt: bool) -> None:
+        if len(self._idle) >= (EPOCH_CONNECTIONS if prompt else EPOCH_QUERIES_MAX):
+            await connection.close()
+            return
+        self._idle.append(connection)
+        now = time.monotonic()
+        held = len(self._idle) + len(self._asking) + len(self._opening)
+        if prompt and held <= EPOCH_CONNECTIONS and now >= self._spare_at:
+            # In advance: when the database becomes slow, it is too late to open what overtakes. Not often:
+            # it may have no connection to spare.
+            self._spare_at = now + _SPARE_SECONDS
+            self._open()
+
+    async def _give_up(
+        self, connection: AsyncPostgresConnection, batch: _Batch, error: psycopg.Error, began: float
+    ) -> None:
+        await connection.close()
+        self._lost()
+        for other in [other for other in self._idle if other.heard < began]:
+            # Whatever cut this one may have cut those.
+            self._idle.remove(other)
+            await other.close()
+        if not batch.repeated and batch.deadline > time.monotonic():
+            # It may have died while idle; a new one tells whether the server is there.
+            batch.repeated = True
+            self._queue.appendleft(batch)
+        elif not batch.asked and batch not in self._queue:
+            batch.refuse(error)
 
 
-def _answer(waiting: _Waiting, query: asyncio.Task[dict[RealmId, Epoch]]) -> None:
-    error = None if query.cancelled() else query.exception()
-    if query.cancelled() or error is not None:
-        _refuse(waiting, error)
-        return
-    epochs = query.result()
-    for realm_id, future in waiting.items():
-        if not future.done():
-            future.set_result(epochs.get(realm_id))
-
-
-def _refuse(waiting: _Waiting, cause: BaseException | None) -> None:
-    for future in waiting.values():
-        if not future.done():
-            refusal = storage_unavailable()
-            refusal.__cause__ = cause
-            future.set_exception(refusal)
+def _this_task() -> asyncio.Task[None]:
+    return cast("asyncio.Task[None]", asyncio.current_task())

@@ -5,39 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 
-from qimem.errors import Unavailable
-from qimem.kernel.limits import POSTGRES_RETRIES_MAX
-from qimem.kernel.transaction import Tx
-from qimem.storage import postgres
-from qimem.storage.database import DatabaseLocation
+from qimem.errors import Conflict, Unavailable
+from qimem.kernel import patience
+from qimem.kernel.limits import (
+    POSTGRES_POOL_MAX,
+    POSTGRES_RETRIES_MAX,
+)
+from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.storage.postgres import PostgresDatabase
+from tests.contract.storage.postgres_backends import backend, end
 from tests.contract.storage.rows import ACME, COUNT_SPENT, add_realm, claim, names
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def admin(postgres_location: DatabaseLocation) -> AsyncIterator[psycopg.Connection]:
-    """A connection of an operator."""
-    assert postgres_location.url is not None
-    with psycopg.connect(postgres_location.url, autocommit=True) as connection:
-        yield connection
-
-
-def backend(tx: Tx) -> int:
-    """Process id of the server side of this transaction."""
-    return int(tx._cursor.connection.info.backend_pid)
-
-
-def end(admin: psycopg.Connection, pid: int) -> None:
-    """Cut a connection on the server side, and wait until it is gone."""
-    admin.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
 
 
 def disturb(admin: psycopg.Connection, key: bytes) -> None:
@@ -180,10 +165,16 @@ async def test_a_read_whose_connection_is_lost_at_its_end_has_its_answer(
     assert await postgres_database.read(names) == ["acme"]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits longer than this for an answer."""
+    monkeypatch.setattr(patience, "BACKGROUND_ANSWER_SECONDS", 0.3)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_server_that_does_not_answer_keeps_nobody_waiting(
-    postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+    postgres_database: PostgresDatabase,
 ) -> None:
-    monkeypatch.setattr(postgres, "_ANSWER_SECONDS", 0.3)
     frozen: list[int] = []
 
     def freeze(tx: Tx) -> None:
@@ -194,115 +185,144 @@ async def test_a_server_that_does_not_answer_keeps_nobody_waiting(
     try:
         with pytest.raises(Unavailable) as refusal:
             await postgres_database.write(freeze)
-        assert refusal.value.code == "outcome_unknown"
+        assert refusal.value.code == "storage_unavailable"
         with pytest.raises(Unavailable) as refusal:
             await postgres_database.read(lambda tx: time.sleep(0.5))
         assert refusal.value.code == "storage_unavailable"
         assert await postgres_database.read(names) == []
     finally:
         os.kill(frozen[0], signal.SIGCONT)
+    assert await postgres_database.read(names) == []
 
 
-# The strict epoch read.
+@pytest.mark.usefixtures("impatient")
+async def test_a_commit_without_an_answer_is_outcome_unknown(postgres_database: PostgresDatabase) -> None:
+    frozen: list[int] = []
+
+    def freeze(tx: Tx) -> None:
+        add_realm(tx)
+        frozen.append(backend(tx))
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    try:
+        with pytest.raises(Unavailable) as refusal:
+            await postgres_database.write(freeze)
+        assert refusal.value.code == "outcome_unknown"
+    finally:
+        os.kill(frozen[0], signal.SIGCONT)
 
 
-def watch_queries(database: PostgresDatabase) -> list[list[str]]:
-    """Every query of the epoch reader: the realms it asked for."""
-    reader, asked, running = database._epoch_reader, [], []
-    query = reader._query
+@pytest.mark.usefixtures("impatient")
+async def test_what_nobody_waits_for_any_more_is_not_committed(postgres_database: PostgresDatabase) -> None:
+    def late(tx: Tx) -> None:
+        add_realm(tx)
+        time.sleep(0.5)
 
-    async def noted(realm_ids: list[str]) -> object:
-        assert not running, "two queries in flight"
-        running.append(1)
-        asked.append(list(realm_ids))
+    with pytest.raises(Unavailable) as refusal:
+        await postgres_database.write(late)
+    assert refusal.value.code == "storage_unavailable"
+    await asyncio.sleep(0.4)
+    assert await postgres_database.read(names) == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_waited_too_long_for_a_thread_is_not_begun(postgres_database: PostgresDatabase) -> None:
+    begun: list[int] = []
+    holding = [
+        asyncio.ensure_future(postgres_database.read(lambda tx: time.sleep(0.5)))
+        for _ in range(POSTGRES_POOL_MAX)
+    ]
+    await asyncio.sleep(0.1)
+    with pytest.raises(Unavailable):
+        await postgres_database.write(lambda tx: begun.append(1))
+    await asyncio.gather(*holding, return_exceptions=True)
+    await asyncio.sleep(0.3)
+    await postgres_database.read(names)
+    assert begun == []
+
+
+async def test_when_one_connection_broke_the_others_are_not_believed_in(
+    postgres_database: PostgresDatabase, admin: psycopg.Connection
+) -> None:
+    def meet(tx: Tx) -> int:
+        together.wait(5)
+        return backend(tx)
+
+    together = threading.Barrier(2)
+    before = await asyncio.gather(postgres_database.read(meet), postgres_database.read(meet))
+    end(admin, before[0])
+    while postgres_database._distrusted == 0.0:
+        await postgres_database.read(names)
+    after = await asyncio.gather(postgres_database.read(meet), postgres_database.read(meet))
+    assert not {*before} & {*after}
+
+
+async def test_a_row_that_came_between_look_and_insert_is_seen(
+    postgres_database: PostgresDatabase, admin: psycopg.Connection
+) -> None:
+    """PostgreSQL may tell of it as a violated key: a repetition that finds it is no conflict."""
+    seen: list[list[str]] = []
+
+    def look_and_insert(tx: Tx) -> str:
+        seen.append(names(tx))
+        if "acme" in seen[-1]:
+            return "found"
+        admin.execute("INSERT INTO realm VALUES ('acme', 'acme', true, 1)")
         try:
-            return await query(realm_ids)
-        finally:
-            running.pop()
+            add_realm(tx)
+        except UniqueViolation:
+            raise Conflict("theirs") from None
+        return "made"
 
-    reader._query = noted
-    return asked
-
-
-async def test_a_thousand_checks_at_once_are_a_few_queries(postgres_database: PostgresDatabase) -> None:
-    await postgres_database.write(lambda tx: [add_realm(tx, f"r{n}") for n in range(10)])
-    asked = watch_queries(postgres_database)
-    found = await asyncio.gather(*(postgres_database.current(f"r{n % 10}") for n in range(1_000)))
-    assert None not in found
-    assert len(asked) <= 2
-    assert all(len(realms) <= 10 for realms in asked)
+    assert await postgres_database.write(look_and_insert) == "found"
+    assert seen == [[], ["acme"]]
 
 
-async def test_who_arrives_during_a_query_waits_for_the_next(postgres_database: PostgresDatabase) -> None:
+async def test_a_row_that_nobody_looks_for_is_a_conflict(postgres_database: PostgresDatabase) -> None:
     await postgres_database.write(add_realm)
-    first = await postgres_database.current(ACME)
-    asked = watch_queries(postgres_database)
-    in_flight = asyncio.create_task(postgres_database.current(ACME))
-    while not asked:
-        await asyncio.sleep(0)
-    late = asyncio.create_task(postgres_database.current(ACME))
-    await asyncio.gather(in_flight, late)
-    assert asked == [[ACME], [ACME]]
-    assert first == late.result()
+    attempts: list[int] = []
+
+    def blindly(tx: Tx) -> None:
+        attempts.append(1)
+        add_realm(tx)
+
+    with pytest.raises(UniqueViolation):
+        await postgres_database.write(blindly)
+    assert len(attempts) == 2
 
 
-async def test_a_lost_epoch_connection_is_replaced_at_once(
+async def test_a_primary_that_was_demoted_is_neither_read_nor_written(
     postgres_database: PostgresDatabase, admin: psycopg.Connection
 ) -> None:
     await postgres_database.write(add_realm)
-    before = await postgres_database.current(ACME)
-    end(admin, postgres_database._epoch_reader._connection.info.backend_pid)
-    assert await postgres_database.current(ACME) == before
-
-
-async def test_no_answer_within_a_second_is_unavailable_for_everybody(
-    postgres_database: PostgresDatabase,
-) -> None:
-    await postgres_database.write(add_realm)
-    before = await postgres_database.current(ACME)
-    frozen = postgres_database._epoch_reader._connection.info.backend_pid
-    os.kill(frozen, signal.SIGSTOP)
+    assert await postgres_database.current(ACME) is not None
+    admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    admin.execute("SELECT pg_reload_conf()")
     try:
-        started = time.monotonic()
-
-        async def ask() -> float:
-            with pytest.raises(Unavailable) as refusal:
-                await postgres_database.current(ACME)
-            assert refusal.value.code == "storage_unavailable"
-            return time.monotonic() - started
-
-        first = asyncio.create_task(ask())
-        waited = await first
-        assert 0.9 < waited < 1.5
-        assert await asyncio.wait_for(postgres_database.current(ACME), 1) == before
+        while not (await refusals(postgres_database)):
+            await asyncio.sleep(0.01)
+        assert await refusals(postgres_database) == ["storage_unavailable"] * 3
     finally:
-        os.kill(frozen, signal.SIGCONT)
+        admin.execute("SET default_transaction_read_only = off")
+        admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        admin.execute("SELECT pg_reload_conf()")
+    while await refusals(postgres_database):
+        await asyncio.sleep(0.01)
 
 
-async def test_a_check_that_arrives_late_in_a_stuck_query_waits_no_longer_than_others(
-    postgres_database: PostgresDatabase,
-) -> None:
-    await postgres_database.write(add_realm)
-    reader = postgres_database._epoch_reader
-    release = asyncio.Event()
-
-    async def stuck(realm_ids: list[str]) -> object:
-        await release.wait()
-        return {}
-
-    reader._query = stuck
-
-    async def ask() -> float:
-        started = time.monotonic()
-        with pytest.raises(Unavailable):
-            await postgres_database.current(ACME)
-        return time.monotonic() - started
-
-    first = asyncio.create_task(ask())
-    await asyncio.sleep(0.5)
-    second = asyncio.create_task(ask())
-    assert max(await first, await second) < 1.3
-    release.set()
+async def refusals(database: PostgresDatabase) -> list[str]:
+    """What an epoch, a read and a write are refused with."""
+    found = []
+    for ask in (
+        lambda: database.current(ACME),
+        lambda: database.read(names),
+        lambda: database.write(lambda tx: tx.one(COUNT_SPENT)),
+    ):
+        try:
+            await ask()
+        except Unavailable as refusal:
+            found.append(refusal.code)
+    return found
 
 
 async def test_a_dead_server_is_unavailable_and_its_return_is_noticed(
@@ -324,16 +344,3 @@ async def test_a_dead_server_is_unavailable_and_its_return_is_noticed(
         postgres_cluster.start()
     assert await postgres_database.read(names) == ["acme"]
     assert await postgres_database.current(ACME) is not None
-
-
-async def test_a_server_that_only_reads_is_not_asked_for_epochs(
-    postgres_location: DatabaseLocation, postgres_database: PostgresDatabase, admin: psycopg.Connection
-) -> None:
-    """A replica lags: what it says about permissions may be of yesterday."""
-    await postgres_database.write(add_realm)
-    name = admin.info.dbname
-    admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    other = postgres_location.open()
-    with pytest.raises(Unavailable):
-        await other.current(ACME)
-    await other.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from qimem.kernel import patience
 from qimem.web.kit.framing import Framing
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Exchange(RequestResponseCycle):
 
     async def run_asgi(self, app: Any) -> None:
         """Serve the request; whatever happens, the connection is either answered or closed."""
+        patience.begin()
         try:
             # What uvicorn wraps around this, and a callback of the loop for each ended task, cost 2 µs.
             await app(self.scope, self.receive, self.send)
