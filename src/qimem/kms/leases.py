@@ -21,13 +21,14 @@ from qimem.kms.ports import KeyStore
 class MessageLease:
     """What this worker may still encrypt under one version before it must ask again."""
 
-    __slots__ = ("_block", "_lock", "key_id", "realm_id", "remaining")
+    __slots__ = ("_block", "_failures", "_lock", "key_id", "realm_id", "remaining")
 
     def __init__(self, realm_id: RealmId, key_id: UUID) -> None:
         self.realm_id = realm_id
         self.key_id = key_id
         self.remaining = 0
         self._block = LEASE_BLOCK_MIN
+        self._failures = 0
         self._lock = asyncio.Lock()
 
     def take(self) -> bool:
@@ -45,14 +46,19 @@ class MessageLease:
             Unavailable: the lease could not be written.
         """
         while not self.take():
+            failures = self._failures
             async with self._lock:
                 if self.remaining:
                     continue
+                if self._failures != failures:
+                    # One after the other, those who wait here would hang as long as all of them together.
+                    raise storage_unavailable()
                 block = self._block
                 lease = partial(store.lease_messages, realm_id=self.realm_id, key_id=self.key_id, block=block)
                 try:
                     granted = await database.write(lease)
                 except Unavailable as error:
+                    self._failures += 1
                     # Whether the block is ours or lost is not the caller's matter: nothing was encrypted.
                     if error.code == "outcome_unknown":
                         raise storage_unavailable() from error

@@ -147,6 +147,22 @@ async def test_a_failure_releases_those_who_wait() -> None:
     assert [type(result) for result in results] == [Unavailable] * 5
 
 
+async def test_those_who_waited_for_a_failure_do_not_wait_for_another_one() -> None:
+    setting, lease = Setting(), a_lease()
+    attempts: list[int] = []
+
+    async def hang(_: object) -> None:
+        attempts.append(1)
+        await asyncio.sleep(0)
+        raise storage_unavailable()
+
+    setting.database.write = hang  # type: ignore[method-assign,assignment]
+    waiting = [asyncio.ensure_future(lease.take_leasing(setting.database, setting.store)) for _ in range(5)]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable] * 5
+    assert len(attempts) == 1
+
+
 async def test_one_who_gives_up_waiting_holds_nobody_up() -> None:
     setting, lease = Setting(), a_lease()
     impatient = asyncio.ensure_future(setting.take(lease))
