@@ -134,6 +134,28 @@ def test_a_wrong_password_of_an_existing_user_has_a_record_and_of_another_none(
     assert found(world, unknown) == []
 
 
+@pytest.mark.parametrize("by", ["password", "client_credentials"])
+def test_who_proves_an_identity_and_asks_for_too_much_has_a_record(
+    world: World, admin: Person, by: str
+) -> None:
+    shown = admin.credentials() | {"scope": "of-somebody-else"}
+    if by == "client_credentials":
+        shown = {
+            name: shown[name] for name in ("client_id", "client_secret", "realm_id", "scope") if name in shown
+        }
+        shown["grant_type"] = by
+    answer = admin.post("/v1/auth/token", shown)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_scope")
+    (record,) = found_soon(world, answer)
+    assert (record["event"], record["outcome"], record["realm"]) == (
+        "tokens.issue",
+        "invalid_scope",
+        admin.realm_id,
+    )
+    assert record["subject"]
+    assert "token" not in record
+
+
 def test_a_reused_refresh_token_is_told_with_its_grant(world: World) -> None:
     person = world.person()
     first = person.refresh_token

@@ -21,6 +21,7 @@ from qimem.audit.writer import SegmentWriter
 from qimem.errors import QimemError, audit_unavailable
 from qimem.kernel.clock import Clock
 from qimem.kernel.limits import (
+    AUDIT_BATCH_BYTES_MAX,
     AUDIT_BATCH_RECORDS_MAX,
     AUDIT_CHECKPOINT_SECONDS,
     AUDIT_INTERVAL_SECONDS,
@@ -61,6 +62,7 @@ class AuditTrail:
         self._acknowledged = state.position()
         self._deadline: asyncio.TimerHandle | None = None
         self._checkpoint: asyncio.TimerHandle | None = None
+        writer.watch(self._lost)
 
     @property
     def writable(self) -> bool:
@@ -169,10 +171,8 @@ class AuditTrail:
     def _write(self) -> None:
         if self._failed:
             return
-        taken, self._waiting = (
-            self._waiting[:AUDIT_BATCH_RECORDS_MAX],
-            self._waiting[AUDIT_BATCH_RECORDS_MAX:],
-        )
+        count = _batch(self._waiting)
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
         now = self._clock.monotonic_seconds()
         sign = now - self._signed_at >= AUDIT_CHECKPOINT_SECONDS
         if sign:
@@ -188,9 +188,7 @@ class AuditTrail:
         self._writer.write(steps, self._done)
 
     def _done(self, error: OSError | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._settle_deadline()
         if error is not None:
             self._fail(error.strerror or str(error))
         if self._failed:
@@ -212,6 +210,11 @@ class AuditTrail:
             self._checkpoint = loop.call_later(AUDIT_CHECKPOINT_SECONDS, self._sign)
         # Last, so that the disk is busy again while the answers are written.
         _tell_all(written, on_disk=True)
+
+    def _settle_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _write_next(self) -> None:
         if self.strict:
@@ -239,6 +242,14 @@ class AuditTrail:
         self._written, self._waiting = [], []
         _tell_all(waiting, on_disk=False)
 
+    def _lost(self) -> None:
+        """Take up the stream at once when the idle process is gone: the next request must not pay for it."""
+        if self._busy or self._failed or self._closed:
+            return
+        self._busy = True
+        self._deadline = asyncio.get_running_loop().call_later(AUDIT_WRITE_SECONDS, self._too_late)
+        self._begin_anew()
+
     def _retry_later(self) -> None:
         asyncio.get_running_loop().call_later(AUDIT_RETRY_SECONDS, self._begin_anew)
 
@@ -251,12 +262,27 @@ class AuditTrail:
         self._writer.begin_anew(known.segment, steps, self._begun_anew)
 
     def _begun_anew(self, error: OSError | None) -> None:
+        self._settle_deadline()
         if error is not None:
+            self._fail(error.strerror or str(error))
             self._retry_later()
             return
         _log.warning("audit log can be written again")
         self._acknowledged = self._state.position()
         self._failed = self._busy = False
+        if self._waiting:
+            self._busy = True
+            self._write_next()
+
+
+def _batch(waiting: list[tuple[bytes, Done]]) -> int:
+    """How many records the next write holds."""
+    size = 0
+    for count, (line, _) in enumerate(waiting[:AUDIT_BATCH_RECORDS_MAX]):
+        size += len(line)
+        if size > AUDIT_BATCH_BYTES_MAX:
+            return max(1, count)
+    return min(len(waiting), AUDIT_BATCH_RECORDS_MAX)
 
 
 def _nobody(_error: OSError | None) -> None:

@@ -41,7 +41,12 @@ class SegmentWriter:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._channel: socket.socket | None = None
+        self._watcher: Callable[[], None] | None = None
         self._begin(segment)
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Have `lost` called when the process is gone, after those who wait for it."""
+        self._watcher = lost
 
     async def ready(self) -> None:
         """Wait for the process to listen: the first request must not wait for its start.
@@ -58,10 +63,10 @@ class SegmentWriter:
 
     def write(self, steps: Sequence[Step], done: Done) -> None:
         """Have the steps written; `done` is called on the loop, always later."""
-        self._waiting.append(done)
         if self._channel is None:
-            asyncio.get_running_loop().call_soon(self._lost)
+            asyncio.get_running_loop().call_soon(done, _error(errno.EPIPE))
             return
+        self._waiting.append(done)
         data = encoded(steps)
         if self._unsent:
             self._unsent += data
@@ -128,7 +133,7 @@ class SegmentWriter:
         except BlockingIOError:
             sent = 0
         except OSError:
-            asyncio.get_running_loop().call_soon(self._lost)
+            asyncio.get_running_loop().call_soon(self._lost, self._channel)
             return
         self._unsent = self._unsent[sent:]
         if self._unsent:
@@ -152,7 +157,7 @@ class SegmentWriter:
             received = b""
         if not received:
             _log.error("the process that writes the audit log is gone")
-            self._lost()
+            self._lost(self._channel)
             return
         answers = self._answers + received
         whole = len(answers) - len(answers) % ANSWER.size
@@ -160,11 +165,16 @@ class SegmentWriter:
         for (code,) in ANSWER.iter_unpack(answers[:whole]):
             self._waiting.popleft()(None if code == 0 else _error(code))
 
-    def _lost(self) -> None:
+    def _lost(self, channel: socket.socket) -> None:
+        if channel is not self._channel:
+            # Told twice, by a write and by a read; meanwhile there is another process.
+            return
         self._end()
         waiting, self._waiting = self._waiting, deque()
         for done in waiting:
             done(_error(errno.EPIPE))
+        if self._watcher is not None and not self._closed:
+            self._watcher()
 
     def _end(self) -> None:
         channel, self._channel = self._channel, None

@@ -115,6 +115,8 @@ AUDIT_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 AUDIT_SEGMENT_IN_MEMORY_BYTES: Final = 1024 * 1024
 """Two are filled with zeros in advance: a throw-away server must not take what it never needs."""
 AUDIT_BATCH_RECORDS_MAX: Final = 1_024
+AUDIT_BATCH_BYTES_MAX: Final = 1024 * 1024
+"""What one write may hold: records of large batches must not take the disk longer than callers wait."""
 AUDIT_WAITING_MAX: Final = 16_384
 """Records that wait for the disk; beyond it requests are refused before anything is done."""
 AUDIT_WRITE_SECONDS: Final = 0.8

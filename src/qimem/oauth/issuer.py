@@ -87,13 +87,15 @@ class Issuer:
             )
             if standing is None:
                 raise invalid_grant("invalid credentials")
+            # Before anything is refused: who proves an identity and asks for too much has a record.
+            draft.realm_id, draft.subject = authorization.realm_id, standing.subject
+            draft.client_id = standing.client.client_id
             if authorization.grant_type not in standing.client.grant_types:
                 raise Invalid("grant type not allowed", code="unauthorized_client")
             _check_fits(standing)
             scope = _narrowed(standing.client, authorization.scope)
             grant = None if authorization.write_grant is None else authorization.write_grant(tx, scope)
-            draft.realm_id, draft.subject = authorization.realm_id, standing.subject
-            draft.client_id, draft.token_id = standing.client.client_id, token_id
+            draft.token_id = token_id
             if grant is None:
                 return standing, None, scope
             draft.target = str(grant.grant_id)

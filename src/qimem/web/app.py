@@ -139,10 +139,11 @@ class App:
                     given = answer if error is None else _refusal(error, asked.request_id)
                     reply(self._completed(asked, given))
 
-                # The answer is on its way, though this request's own code ends here.
-                if asked.exchange is not None:
-                    asked.exchange.owed = True
                 recorder.record(draft, outcome, recorded)
+                # Only now: if that failed, nobody answers any more, and the connection has to be closed.
+                if asked.exchange is not None:
+                    # The answer is on its way, though this request's own code ends here.
+                    asked.exchange.owed = True
                 return
             note_refusal(recorder, endpoint, draft, failure, asked.address)
         reply(self._completed(asked, answer))

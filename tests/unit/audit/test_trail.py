@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from qimem.audit.trail import AuditTrail, open_trail
 from qimem.audit.verification import Altered, Reading, read_stream
 from qimem.errors import Unavailable
 from qimem.kernel.clock import SystemClock
+from qimem.kernel.limits import AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_SECONDS
 from tests.unit.audit.logs import VERIFIER, signer, verifier_of
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +150,48 @@ async def test_what_cannot_be_written_is_told_within_a_second_and_the_stream_beg
     await stream.die()
     assert records(tmp_path / "0") == [line(0).strip(), line(3).strip()]
     assert verified(tmp_path / "0").segment == 2
+
+
+async def test_nobody_pays_for_an_idle_process_that_is_gone(tmp_path: Path) -> None:
+    stream = await Stream.open(tmp_path / "0")
+    await stream.trail.append(line(0))
+    await asyncio.sleep(AUDIT_CHECKPOINT_SECONDS + 0.2)
+    for number in range(1, 4):
+        gone = stream.disk
+        gone.kill()
+        await asyncio.to_thread(gone.wait, 5)
+        await asyncio.gather(*(stream.trail.append(line(10 * number + other)) for other in range(3)))
+        assert stream.disk != gone
+        await asyncio.sleep(AUDIT_CHECKPOINT_SECONDS + 0.2)
+    await stream.trail.close()
+    await stream.die()
+    written = [0, *(10 * number + other for number in range(1, 4) for other in range(3))]
+    assert records(tmp_path / "0") == [line(number).strip() for number in written]
+    assert verified(tmp_path / "0").segment == 4
+
+
+async def test_an_idle_process_that_is_gone_for_good_is_told_within_a_second(tmp_path: Path) -> None:
+    stream = await Stream.open(tmp_path / "0")
+    stream.trail._writer._begin = no_process  # type: ignore[method-assign]
+    stream.disk.kill()
+    await asyncio.sleep(0.1)
+    with pytest.raises(Unavailable, match="audit"):
+        await asyncio.wait_for(stream.trail.append(line(1)), 1.0)
+    await stream.trail.close()
+    await stream.die()
+
+
+def no_process(_segment: int) -> None:
+    raise OSError(errno.EAGAIN, "no process")
+
+
+async def test_a_write_is_bounded_in_bytes(tmp_path: Path) -> None:
+    stream = await Stream.open(tmp_path / "0", size=8 * AUDIT_BATCH_BYTES_MAX)
+    large = [b'{"n":"%s"}\n' % (str(number).encode() * (AUDIT_BATCH_BYTES_MAX // 3)) for number in range(7)]
+    await asyncio.gather(*(stream.trail.append(one) for one in large))
+    await stream.die()
+    assert records(tmp_path / "0") == [one.strip() for one in large]
+    assert b"".join(file.read_bytes() for file in (tmp_path / "0").glob("*.jsonl")).count(b'{"chain"') >= 4
 
 
 @pytest.mark.parametrize("fault", [full, hanging, killed])
