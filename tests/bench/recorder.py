@@ -39,6 +39,8 @@ class Recorder:
     def cpu(self) -> dict[int, float]:
         return self.processes.pop(0) if self.processes else {}
 
+    cores = None
+
     def last_words(self) -> str:
         return "its last words"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import gates, report
+from bench import report
 from bench.figures import Fact, Pair, Row, Run, spread
 from bench.gates import GATES, Gate, judge
 from bench.report import FORMAT, Refusal, Report
@@ -102,25 +102,20 @@ DISK = Gate("on disk", "encrypt", "rate", "at least", 1, 1, "/s", durable=True)
     ],
 )
 def test_a_gate_holds_at_its_bound_and_not_beyond(
-    monkeypatch: pytest.MonkeyPatch, gate: Gate, second: int, passed: bool, reached: bool
+    gate: Gate, second: int, passed: bool, reached: bool
 ) -> None:
-    monkeypatch.setattr(gates, "GATES", (gate,))
-    (judged,) = judge([row((run(1000), run(second)))], quick=False, on_disk=True)
+    (judged,) = judge([row((run(1000), run(second)))], quick=False, on_disk=True, gates=(gate,))
     assert (judged.passed, judged.reached) == (passed, reached)
 
 
-def test_a_smoke_run_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "GATES", (LEAST,))
-    (judged,) = judge([row((run(1000), run(1)))], quick=True, on_disk=True)
+def test_a_smoke_run_is_not_judged() -> None:
+    (judged,) = judge([row((run(1000), run(1)))], quick=True, on_disk=True, gates=(LEAST,))
     assert (judged.passed, judged.reached) == (None, None)
 
 
 @pytest.mark.parametrize(("gate", "passed"), [(DISK, None), (LEAST, True)])
-def test_durability_is_not_judged_in_memory(
-    monkeypatch: pytest.MonkeyPatch, gate: Gate, passed: bool | None
-) -> None:
-    monkeypatch.setattr(gates, "GATES", (gate,))
-    (judged,) = judge([row((run(1000), run(1000)))], quick=False, on_disk=False)
+def test_durability_is_not_judged_in_memory(gate: Gate, passed: bool | None) -> None:
+    (judged,) = judge([row((run(1000), run(1000)))], quick=False, on_disk=False, gates=(gate,))
     assert judged.passed is passed
 
 
