@@ -148,6 +148,11 @@ def _range(over: Spread, digits: int) -> str:
     return f"{over.least:.{digits}f}–{over.most:.{digits}f}"
 
 
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Columns: words to the left, figures to the right."""
+    return "\n".join(_table(head, body))
+
+
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, *body]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
