@@ -181,7 +181,7 @@ def environment(*before: Path) -> dict[str, str]:
     Args:
         before: Directories to import from before any other.
     """
-    configuring = ("QIMEM_", "DATABASE_URL", "CREDENTIALS_DIRECTORY")
+    configuring = ("QIMEM_", "DATABASE_URL", "CREDENTIALS_DIRECTORY", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(configuring)}
     return kept | {"PYTHONPATH": os.pathsep.join(map(str, [*before, ROOT]))}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from qimem.storage.database import DatabaseLocation, OpenDatabase
 from qimem.storage.postgres import PostgresDatabase
 from qimem.storage.sqlite import SqliteDatabase
 from tests.support.postgres import Cluster
+
+# Installed programs have their bytecode. Where the environment forbids to write it, each of hundreds of servers
+# compiles the product anew, a quarter of a second of processor time each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

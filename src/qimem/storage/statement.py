@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ClauseElement
@@ -19,7 +19,6 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from qimem.kernel.transaction import Statement
 
 SQLITE: Dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
-POSTGRESQL: Dialect = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy has no hint here
 
 Process = Callable[[Any], Any]
 
@@ -85,6 +84,20 @@ class SQLStatement(Statement):
 def sql(expression: ClauseElement) -> SQLStatement:
     """Make a statement. Parameters are the expression's `bindparam`s, given by name when run."""
     return SQLStatement(expression)
+
+
+def insert_if_absent(table: sa.Table, returning: sa.Column[Any] | None = None) -> SQLStatement:
+    """Make the insert of a whole row, which does nothing where it meets another one.
+
+    Args:
+        table: Whose.
+        returning: Answered when the row was inserted.
+    """
+    statement = sa.insert(table).values({column.name: sa.bindparam(column.name) for column in table.c})
+    # Both databases spell it so. The constructs for it belong to dialects, and importing that of PostgreSQL
+    # takes 80 ms, which a start on SQLite does not owe.
+    statement._post_values_clause = sa.text("ON CONFLICT DO NOTHING")  # noqa: SLF001
+    return sql(statement if returning is None else statement.returning(returning))
 
 
 def _compile(expression: ClauseElement, dialect: Dialect) -> Compiled:

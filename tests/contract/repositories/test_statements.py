@@ -13,8 +13,9 @@ from sqlalchemy.engine import Dialect
 
 from qimem.storage import epochs, repositories
 from qimem.storage.database import DatabaseLocation
+from qimem.storage.postgres_connection import POSTGRESQL
 from qimem.storage.schema import METADATA
-from qimem.storage.statement import POSTGRESQL, SQLITE, SQLStatement
+from qimem.storage.statement import SQLITE, SQLStatement
 
 WITHOUT_REALM = {
     "instance": "one row, of no realm",

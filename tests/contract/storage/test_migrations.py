@@ -21,9 +21,10 @@ from qimem.kernel.refusal import Refused
 from qimem.storage import sqlite_driver
 from qimem.storage.database import DatabaseLocation
 from qimem.storage.migrations.runner import HEAD, KNOWN, SchemaTooNew
-from qimem.storage.schema import METADATA
+from qimem.storage.schema import for_migrations
 from tests.contract.storage.rows import add_realm, names
 
+METADATA = for_migrations()
 LATER = "UPDATE schema_version SET version_num = '9999'"
 
 

@@ -330,7 +330,8 @@ async def test_a_dead_server_is_unavailable_and_its_return_is_noticed(
 ) -> None:
     await postgres_database.write(add_realm)
     assert await postgres_database.current(ACME) is not None
-    postgres_cluster.crash()
+    # Beside the loop: the server waits for whoever is about to connect, and that is this loop.
+    await asyncio.to_thread(postgres_cluster.crash)
     try:
         for attempt in (
             lambda: postgres_database.current(ACME),
@@ -341,6 +342,6 @@ async def test_a_dead_server_is_unavailable_and_its_return_is_noticed(
                 await attempt()
             assert refusal.value.code == "storage_unavailable"
     finally:
-        postgres_cluster.start()
+        await asyncio.to_thread(postgres_cluster.start)
     assert await postgres_database.read(names) == ["acme"]
     assert await postgres_database.current(ACME) is not None

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from qimem.kernel.transaction import Tx
 from qimem.storage.database import OpenDatabase
+from qimem.storage.postgres_connection import POSTGRESQL
 from qimem.storage.schema import app_user, client, instance, realm, spent
-from qimem.storage.statement import POSTGRESQL, SQLITE, sql
+from qimem.storage.statement import SQLITE, sql
 from tests.contract.storage.rows import CLAIM, INSERT_INSTANCE, INSERT_REALM, add_realm, claim
 
 pytestmark = pytest.mark.anyio

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from qimem.storage.schema import METADATA
+from qimem.storage.schema import for_migrations
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=METADATA,
+    target_metadata=for_migrations(),
     version_table="schema_version",
     transactional_ddl=True,
 )

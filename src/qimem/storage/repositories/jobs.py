@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from qimem.kernel.transaction import Tx
 from qimem.storage.schema import idempotency, job, oauth_grant, spent
-from qimem.storage.statement import SQLStatement, sql
+from qimem.storage.statement import SQLStatement, insert_if_absent, sql
 
-_ENSURE = sql(
-    insert(job).values({column.name: sa.bindparam(column.name) for column in job.c}).on_conflict_do_nothing()
-)
+_ENSURE = insert_if_absent(job)
 _FUTURE = sa.bindparam("future_us", type_=sa.BigInteger)
 # A stamp that no right clock can have written comes from one that was ahead: it counts as no stamp,
 # or the job would stand still until time has caught up.

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from qimem.crypto.algorithms import Algorithm
 from qimem.kernel.ids import RealmId
@@ -15,7 +14,7 @@ from qimem.kernel.limits import MESSAGES_PER_VERSION_MAX
 from qimem.kernel.transaction import Tx
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
 from qimem.storage.schema import Identifier, kms_key, kms_version, realm_kek
-from qimem.storage.statement import sql
+from qimem.storage.statement import insert_if_absent, sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
 _JOIN = kms_version.join(
@@ -69,12 +68,7 @@ _MATERIAL = sql(
         kms_version.c.realm_id == _REALM, kms_version.c.key_id == sa.bindparam("key_id")
     )
 )
-_INSERT_KEY = sql(
-    insert(kms_key)
-    .values({column.name: sa.bindparam(column.name) for column in kms_key.c})
-    .on_conflict_do_nothing()
-    .returning(kms_key.c.lineage_id)
-)
+_INSERT_KEY = insert_if_absent(kms_key, returning=kms_key.c.lineage_id)
 _INSERT_VERSION = sql(
     sa.insert(kms_version).values({column.name: sa.bindparam(column.name) for column in kms_version.c})
 )

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
 from qimem.realms.models import RealmRecord
 from qimem.storage.schema import epoch, realm
-from qimem.storage.statement import sql
+from qimem.storage.statement import insert_if_absent, sql
 
-# PostgreSQL's insert construct compiles on SQLite too: ON CONFLICT … RETURNING is common to both.
-_INSERT = sql(
-    insert(realm)
-    .values({column.name: sa.bindparam(column.name) for column in realm.c})
-    .on_conflict_do_nothing()
-    .returning(realm.c.realm_id)
-)
+_INSERT = insert_if_absent(realm, returning=realm.c.realm_id)
 _INSERT_EPOCH = sql(sa.insert(epoch).values(realm_id=sa.bindparam("realm_id"), n=sa.bindparam("n")))
 _FIND = sql(
     sa.select(realm.c.realm_id, realm.c.name, realm.c.enabled, realm.c.created_us).where(

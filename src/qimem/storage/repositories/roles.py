@@ -6,21 +6,15 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from qimem.identity.models import RoleRecord
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
 from qimem.storage.schema import client_role, role, role_permission, user_role
-from qimem.storage.statement import sql
+from qimem.storage.statement import insert_if_absent, sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
-_INSERT = sql(
-    insert(role)
-    .values({column.name: sa.bindparam(column.name) for column in role.c})
-    .on_conflict_do_nothing()
-    .returning(role.c.name)
-)
+_INSERT = insert_if_absent(role, returning=role.c.name)
 _INSERT_PERMISSION = sql(
     sa.insert(role_permission).values(
         {column.name: sa.bindparam(column.name) for column in role_permission.c}

@@ -11,13 +11,12 @@ import struct
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from qimem.crypto.mac import digest
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
 from qimem.storage.schema import spent
-from qimem.storage.statement import sql
+from qimem.storage.statement import insert_if_absent, sql
 
 
 class SingleUse(StrEnum):
@@ -26,12 +25,7 @@ class SingleUse(StrEnum):
     REVOKED_TOKEN = "revoked_token"  # noqa: S105 - a kind, not a secret
 
 
-_CLAIM = sql(
-    insert(spent)
-    .values({column.name: sa.bindparam(column.name) for column in spent.c})
-    .on_conflict_do_nothing()
-    .returning(spent.c.kind)
-)
+_CLAIM = insert_if_absent(spent, returning=spent.c.kind)
 _FIND = sql(
     sa.select(spent.c.expires_us).where(
         spent.c.realm_id == sa.bindparam("realm_id"),

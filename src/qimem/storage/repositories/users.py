@@ -6,13 +6,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from qimem.identity.models import UserRecord
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
 from qimem.storage.schema import app_user, credential, user_role
-from qimem.storage.statement import sql
+from qimem.storage.statement import insert_if_absent, sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
 _USER = sa.select(*app_user.c).where(app_user.c.realm_id == _REALM)
@@ -30,12 +29,7 @@ _PASSWORD = sql(
         credential.c.kind == sa.bindparam("kind"),
     )
 )
-_INSERT = sql(
-    insert(app_user)
-    .values({column.name: sa.bindparam(column.name) for column in app_user.c})
-    .on_conflict_do_nothing()
-    .returning(app_user.c.user_id)
-)
+_INSERT = insert_if_absent(app_user, returning=app_user.c.user_id)
 _INSERT_CREDENTIAL = sql(
     sa.insert(credential).values({column.name: sa.bindparam(column.name) for column in credential.c})
 )
