@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-import psutil
 import pytest
 
 from tests.support.audit_log import faults
@@ -24,7 +23,7 @@ from tests.support.load import (
     spread,
     worker_pids,
 )
-from tests.support.processes import eventually
+from tests.support.processes import alive, eventually
 from tests.support.server import Server
 from tests.support.volume import volume
 
@@ -40,7 +39,7 @@ def kill(server: Server, chance: random.Random) -> None:
         time.sleep(0.02)
     server.kill()
     # The workers die with their supervisor; until then they hold the port.
-    eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    eventually(lambda: not any(map(alive, pids)))
 
 
 @pytest.fixture(scope="module", params=DATABASES)

@@ -37,7 +37,7 @@ from tests.e2e.exposed_day import Day, Plants
 from tests.support.canaries import ENCODINGS, Canary, Hit, Search, files_below
 from tests.support.cli import qimem
 from tests.support.postgres import Cluster
-from tests.support.processes import eventually
+from tests.support.processes import alive, eventually
 from tests.support.server import Server
 
 ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGABRT)
@@ -147,7 +147,7 @@ class Thief:
         server.process.send_signal(end)
         assert server.process.wait(PATIENCE_SECONDS) == (0 if end is signal.SIGTERM else -end)
         server._forget()
-        eventually(lambda: not any(map(psutil.pid_exists, family)), seconds=PATIENCE_SECONDS)
+        eventually(lambda: not any(map(alive, family)), seconds=PATIENCE_SECONDS)
 
     def _execute(self, statement: str, *values: str | bytes) -> None:
         if self._url:
