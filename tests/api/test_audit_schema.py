@@ -40,7 +40,8 @@ def test_changes_and_uses_are_recorded_and_reads_are_not() -> None:
         "realms.create", "roles.create", "clients.create", "users.create",
         "tokens.issue", "tokens.refresh", "tokens.revoke",
     }  # fmt: skip
-    assert {endpoint.method for endpoint in COUNTED} == {"GET"}
+    asking = {endpoint.name for endpoint in COUNTED if endpoint.method != "GET"}
+    assert asking == {"tokens.introspect"}
 
 
 @pytest.mark.parametrize("endpoint", RECORDED, ids=lambda endpoint: endpoint.name)

@@ -162,7 +162,9 @@ def test_the_page_is_as_rendered_from_the_table(answer: httpx.Response) -> None:
 def test_the_operation_is_on_the_page_with_method_path_and_permission(page: Page, name: str) -> None:
     endpoint, text = BY_NAME[name], page.articles[name]
     assert text.startswith(f"{endpoint.summary}{endpoint.method}{endpoint.path}")
-    needs = f"Needs permission {endpoint.permission}" if endpoint.permission else "Needs no token"
+    needs = "Needs a token, or credentials of a client" if endpoint.any_caller else "Needs no token"
+    if endpoint.permission:
+        needs = f"Needs permission {endpoint.permission}"
     assert needs in text
 
 

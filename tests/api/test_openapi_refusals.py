@@ -76,6 +76,14 @@ def _wrong_secret(place: Stage, endpoint: Endpoint) -> httpx.Response:
     return place.call(endpoint, json=place.fill(dict(endpoint.example or {})) | wrong)
 
 
+def _without_permission(place: Stage, endpoint: Endpoint) -> httpx.Response:
+    person = place.world.person("shop:visit").http
+    if endpoint.any_caller:
+        # The example shows a client's credentials, which do not go with a bearer.
+        return place.call(endpoint, person, json={"token": place.known["refresh_token"]})
+    return place.call(endpoint, person)
+
+
 def _absent_object(place: Stage, endpoint: Endpoint) -> httpx.Response:
     path = endpoint.path.replace("{key_id}", ABSENT).replace("{realm}", "absent")
     return place.call(endpoint, path=path)
@@ -94,7 +102,7 @@ def _slip(place: Stage, endpoint: Endpoint) -> httpx.Response:
 
 FAULTS: dict[str, Callable[[Stage, Endpoint], httpx.Response]] = {
     "no token": lambda place, endpoint: place.call(endpoint, place.nobody),
-    "no permission": lambda place, endpoint: place.call(endpoint, place.world.person("shop:visit").http),
+    "no permission": _without_permission,
     "a slip in a name": _slip,
     "another media type": lambda place, endpoint: place.call(
         endpoint, content=b"{}", headers={"Content-Type": "text/plain"}

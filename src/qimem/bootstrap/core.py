@@ -30,6 +30,7 @@ from qimem.oauth.clients import ClientService
 from qimem.oauth.grants.client_credentials import ClientCredentialsGrant
 from qimem.oauth.grants.password import PasswordGrant
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
+from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.issuer import Issuer
 from qimem.oauth.refresh_token import RefreshTokens
 from qimem.oauth.revocation import RevocationService
@@ -126,6 +127,9 @@ class Core:
             ),
             refresh=RefreshTokenGrant(refresh_tokens, GRANTS, clients, issuer, revocation, clock),
             revocation=revocation,
+            introspection=IntrospectionService(
+                database, self.bearer, refresh_tokens, clients, self.standing, clock
+            ),
             signer=self.internal,
             readiness=readiness,
             self_check=check.run,

@@ -73,6 +73,22 @@ class BearerAuthenticator:
         """
         if authorization is None:
             raise Unauthenticated("authentication required", code="unauthenticated")
+        actor, cache, _ = await self._judge(authorization)
+        return actor, cache
+
+    async def inspect(self, token: str) -> tuple[AccessClaims, RealmCache] | None:
+        """What a token says, if it would be honored now, and the state that this was decided on.
+
+        Raises:
+            Unavailable: the current state cannot be read.
+        """
+        try:
+            _, cache, claims = await self._judge(b"Bearer " + token.encode("ascii"))
+        except (Unauthenticated, UnicodeEncodeError):
+            return None
+        return claims, cache
+
+    async def _judge(self, authorization: bytes) -> tuple[Actor, RealmCache, AccessClaims]:
         known = self._recent.get(authorization)
         token_digest, verified = known if known is not None else await self._recognize(authorization)
         claims = verified.claims
@@ -85,7 +101,7 @@ class BearerAuthenticator:
         actor: Actor | None = cache.find("actor", token_digest)
         if actor is None:
             actor = await self._look_up(cache, token_digest, verified)
-        return actor, cache
+        return actor, cache, claims
 
     def permits(self, actor: Actor, permission: Permission) -> bool:
         """Whether the actor holds the permission with any scope."""

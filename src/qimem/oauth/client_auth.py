@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections import OrderedDict
+from urllib.parse import unquote_plus
 
 from qimem.crypto.mac import digest
 from qimem.errors import Unauthenticated
@@ -15,6 +17,8 @@ from qimem.kernel.transaction import Database, Tx
 from qimem.oauth.models import ClientRecord
 from qimem.oauth.ports import ClientStore
 from qimem.realms.ports import RealmStore
+
+BASIC = b"Basic "
 
 _NOBODY = digest(b"no client has this digest")
 
@@ -62,6 +66,23 @@ class ClientAuthenticator:
         if stored is None or not matches:
             raise invalid_client()
         return client
+
+    async def with_basic(self, authorization: bytes) -> ClientRecord:
+        """The client behind `Authorization: Basic` (RFC 6749 §2.3.1).
+
+        Raises:
+            Unauthenticated: `invalid_client`, for every reason alike.
+            Unavailable: storage cannot answer.
+        """
+        try:
+            pair = base64.b64decode(authorization[len(BASIC) :].strip(), validate=True).decode("utf-8")
+        except ValueError:
+            raise invalid_client() from None
+        client_id, separator, secret = pair.partition(":")
+        if not separator:
+            raise invalid_client()
+        # Both are form-encoded first: a colon in an id would end it.
+        return await self.authenticate(unquote_plus(client_id), SecretText(unquote_plus(secret)), None)
 
     async def _find(self, client_id: str) -> ClientRecord | None:
         # Only what can be an id is looked up: not every database can be asked for every text.

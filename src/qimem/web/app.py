@@ -24,7 +24,7 @@ from qimem.web.kit import errors, json_guard
 from qimem.web.kit.cors import Cors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.errors import TransportError
-from qimem.web.kit.gate import Gate
+from qimem.web.kit.gate import Gate, is_no_client
 from qimem.web.kit.recording import Recorder, code_of, note_refusal, waits_for_record
 from qimem.web.kit.router import Router, allow_header
 from qimem.web.services import Services
@@ -166,8 +166,10 @@ class App:
         _check_head(asked, endpoint)
         admitted = None
         draft = AuditDraft(endpoint.name, asked.request_id.decode(), asked.address)
-        if endpoint.permission is not None:
-            admitted = await self._gate.authenticate(headers.get(b"authorization"))
+        authorization = headers.get(b"authorization")
+        shown = endpoint.permission is not None or (endpoint.any_caller and is_no_client(authorization))
+        if shown:
+            admitted = await self._gate.authenticate(authorization)
             draft.by(admitted[0])
             asked.draft = draft
             self._require(admitted[0], endpoint.permission)
@@ -177,13 +179,15 @@ class App:
             whole = asked.exchange.whole_body() if asked.exchange is not None else None
             if whole is None:
                 whole = await _read(endpoint, asked.receive)
-                if endpoint.permission is not None:
+                if shown:
                     # Seconds may have passed, and with them the token or the key: decide on what is now.
-                    admitted = await self._gate.authenticate(headers.get(b"authorization"))
+                    admitted = await self._gate.authenticate(authorization)
                     self._require(admitted[0], endpoint.permission)
             raw = _checked(endpoint, headers, whole)
             body = json_guard.decode(raw, endpoint.request)
-        call = Call(self._services, parameters, body, _query_of(endpoint, scope["query_string"]), draft)
+        call = Call(
+            self._services, parameters, body, _query_of(endpoint, scope["query_string"]), draft, authorization
+        )
         if admitted is not None:
             actor, state = admitted
             named = _named_realm(call) if endpoint.names_realm else None
@@ -197,8 +201,8 @@ class App:
             asked.draft = draft
         return _rendered(endpoint, call, await endpoint.handler(call))
 
-    def _require(self, actor: Actor, permission: Permission) -> None:
-        if not self._gate.permits(actor, permission):
+    def _require(self, actor: Actor, permission: Permission | None) -> None:
+        if permission is not None and not self._gate.permits(actor, permission):
             raise Forbidden(permission, hint=f"ask an administrator for {permission}")
 
     def _options(self, path: str, headers: Mapping[bytes, bytes]) -> Answer:

@@ -157,8 +157,12 @@ def _errors(document: dict[str, Any]) -> Markup:
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> Markup:
     permission = operation.get("x-permission")
     needs = (
-        joined("Needs permission ", element("code", permission)) if permission else Markup("Needs no token")
+        Markup("Needs a token, or credentials of a client")
+        if operation.get("security")
+        else Markup("Needs no token")
     )
+    if permission:
+        needs = joined("Needs permission ", element("code", permission))
     head = element(
         "div",
         element("h3", operation["summary"]),

@@ -12,6 +12,7 @@ from qimem.kms.cipher import CipherService
 from qimem.kms.keys import KeyService
 from qimem.oauth.clients import ClientService
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
+from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.ports import TokenSigner
 from qimem.oauth.revocation import RevocationService
 from qimem.oauth.token_endpoint import TokenEndpoint
@@ -36,6 +37,7 @@ class Services:
     tokens: TokenEndpoint
     refresh: RefreshTokenGrant
     revocation: RevocationService
+    introspection: IntrospectionService
     signer: TokenSigner
     events: AuditEvents
     readiness: Callable[[], Awaitable[dict[str, str]]]

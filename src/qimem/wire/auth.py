@@ -148,6 +148,32 @@ class Revoked(Response, frozen=True, kw_only=True):
     revoked: bool
 
 
+class IntrospectRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/token/introspect (RFC 7662). Client credentials, where no bearer is shown."""
+
+    token: str
+    token_type_hint: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = None
+
+
+class Introspection(Response, frozen=True, kw_only=True, omit_defaults=True):
+    """What a token is good for now; `active` alone when it is good for nothing, whatever the reason."""
+
+    active: bool
+    token_use: Literal["access", "refresh"] | None = None
+    sub: str | None = None
+    username: str | None = None
+    client_id: str | None = None
+    realm: str | None = None
+    roles: list[str] | None = None
+    permissions: list[str] | None = None
+    scope: str | None = None
+    iat: int | None = None
+    exp: int | None = None
+    jti: str | None = None
+
+
 class JWKSet(Response, frozen=True, kw_only=True):
     """RFC 7517 key set with public keys only."""
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from qimem.audit.schema import recorded
+from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
 from qimem.kernel.secret import SecretText
 from qimem.oauth.clients import Registration
 from qimem.web.kit.endpoint import Call, Endpoint
+from qimem.web.kit.gate import is_no_client
 from qimem.wire.auth import (
     CreateClientRequest,
     CreatedClient,
     CreateRealmRequest,
     CreateRoleRequest,
     CreateUserRequest,
+    Introspection,
+    IntrospectRequest,
     Realm,
     RefreshRequest,
     Revoked,
@@ -78,6 +81,14 @@ async def revoke(call: Call[RevokeRequest, None]) -> Revoked:
     """End a token."""
     await call.services.revocation.revoke(call.body.token, call.draft)
     return Revoked(revoked=True)
+
+
+async def introspect(call: Call[IntrospectRequest, None]) -> Introspection:
+    """What a token is good for now."""
+    header = call.authorization
+    if header is not None and is_no_client(header):
+        return await call.services.introspection.by_bearer(call.context.actor, header, call.body)
+    return await call.services.introspection.by_client(header, call.body)
 
 
 ENDPOINTS = (
@@ -158,6 +169,22 @@ ENDPOINTS = (
         response=TokenResponse,
         summary="Refresh a token pair",
         example={"refresh_token": "{refresh_token}"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/token/introspect",
+        name="tokens.introspect",
+        audit=COUNTED,
+        handler=introspect,
+        request=IntrospectRequest,
+        response=Introspection,
+        any_caller=True,
+        summary="Ask what a token is good for",
+        example={
+            "token": "{refresh_token}",
+            "client_id": "{client_id}",
+            "client_secret": "{client_secret}",
+        },
     ),
     Endpoint(
         method="POST",

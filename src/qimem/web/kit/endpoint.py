@@ -36,16 +36,24 @@ class RawAnswer:
 class Call(Generic[B, Q]):
     """One request as a handler sees it: decoded, authenticated, authorized in the coarse.
 
-    `context` exists on endpoints that ask for a permission, and nowhere else; `draft` is the audit record.
+    `context` exists where a bearer was admitted: on endpoints that ask for a permission always. `draft` is the
+    audit record; `authorization` the header as sent, for endpoints that take any caller.
     """
 
-    __slots__ = ("body", "context", "draft", "path", "query", "services")
+    __slots__ = ("authorization", "body", "context", "draft", "path", "query", "services")
 
     context: RequestContext
 
     def __init__(
-        self, services: Services, path: Mapping[str, str], body: B, query: Q, draft: AuditDraft
+        self,
+        services: Services,
+        path: Mapping[str, str],
+        body: B,
+        query: Q,
+        draft: AuditDraft,
+        authorization: bytes | None,
     ) -> None:
+        self.authorization = authorization
         self.services = services
         self.draft = draft
         self.path = path
@@ -69,6 +77,7 @@ class Endpoint:
         request: Wire struct of the body, None where no body is read.
         query: Wire struct of the query, None where none is read.
         permission: What the caller must hold with any scope; None for public endpoints.
+        any_caller: Public, but a bearer that is shown must be good, and the handler asks who shows it.
         optional_body: No field is required, so no body is.
         idempotent: Honors Idempotency-Key.
         cacheable: May be stored by caches; everything else may not.
@@ -84,6 +93,7 @@ class Endpoint:
     request: type[Any] | None = None
     query: type[Any] | None = None
     permission: Permission | None = None
+    any_caller: bool = False
     optional_body: bool = False
     body_bytes_max: int = BODY_BYTES_MAX
     idempotent: bool = False

@@ -31,3 +31,8 @@ class Gate(Protocol):
             NotFound: `realm_not_found`.
         """
         ...
+
+
+def is_no_client(authorization: bytes | None) -> bool:
+    """Whether the header shows something other than the credentials of a client (`Basic`)."""
+    return authorization is not None and authorization.partition(b" ")[0].lower() != b"basic"

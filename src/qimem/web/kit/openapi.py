@@ -46,6 +46,8 @@ BEARER: Final = (
     "Each operation names the permission that its holder needs."
 )
 
+CLIENT: Final = "`client_id` and `client_secret`, each form-encoded first (RFC 6749 §2.3.1)."
+
 # What no field of an endpoint tells. Encrypting can exhaust a key version, which is a conflict.
 _CONFLICTS: Final = frozenset({"keys.encrypt"})
 # These answer from memory; nothing that they need can be unavailable.
@@ -132,7 +134,8 @@ def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": BEARER}
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": BEARER},
+                "client": {"type": "http", "scheme": "basic", "description": CLIENT},
             },
             "parameters": {"IdempotencyKey": _IDEMPOTENCY_KEY},
             "headers": _HEADERS,
@@ -149,7 +152,9 @@ def _operation(endpoint: Endpoint, known: Mapping[Any, Schema]) -> dict[str, Any
         "summary": endpoint.summary,
         "description": summary_of(endpoint.handler),
     }
-    if endpoint.permission is None:
+    if endpoint.any_caller:
+        operation["security"] = [{"bearer": []}, {"client": []}, {}]
+    elif endpoint.permission is None:
         operation["security"] = []
     else:
         operation["x-permission"] = endpoint.permission.value
@@ -202,7 +207,7 @@ def _statuses(endpoint: Endpoint) -> set[str]:
         # A parameter of the path that would need escapes makes the path another spelling of something.
         "400": takes_body or endpoint.query is not None or in_path,
         "401": endpoint.permission is not None or takes_secret,
-        "403": endpoint.permission is not None,
+        "403": endpoint.permission is not None or endpoint.any_caller,
         "404": endpoint.names_realm or in_path,
         "409": endpoint.idempotent or endpoint.name in _CONFLICTS,
         "413": takes_body,

@@ -53,8 +53,10 @@ def waits_for_record(endpoint: Endpoint, draft: AuditDraft, failure: Failure) ->
     """Whether nothing may be answered before the record is on the disk."""
     if draft.intent is not None:
         return True
+    if isinstance(failure, Forbidden):
+        return True
     if endpoint.permission is not None:
-        return endpoint.audit.recorded or isinstance(failure, Forbidden)
+        return endpoint.audit.recorded
     # Nobody is known there before credentials were proven, and nothing is given away without them.
     return failure is None and endpoint.audit.recorded and draft.subject != ""
 
