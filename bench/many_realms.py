@@ -49,6 +49,7 @@ from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
 from qimem.storage.repositories.roles import RoleRepository
+from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.storage.repositories.users import UserRepository
 
 REALMS_PER_TRANSACTION = 250
@@ -85,7 +86,7 @@ class Builder:
         self._database = database
         self._clock = SystemClock()
         keyring = Keyring(root_key, database, _KEYS)
-        self._provisioning = RealmKeyProvisioning(_KEYS, keyring)
+        self._provisioning = RealmKeyProvisioning(_KEYS, SigningKeyRepository(), keyring)
         work = UnitOfWork(
             database,
             IdempotencyRepository(),

@@ -58,6 +58,7 @@ class Place:
             "keys.encrypt": {"lineage_id": self.key_id, "input": "x"},
             "keys.decrypt": {"input": self.envelope},
             "keys.rotate": {"lineage_id": self.key_id},
+            "signing-keys.rotate": {},
             "realms.create": {"id": fresh("realm"), "name": "x"},
             "roles.create": {"name": fresh("role"), "permissions": []},
             "clients.create": {"redirect_uris": []},

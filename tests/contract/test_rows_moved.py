@@ -33,6 +33,7 @@ from qimem.kms.keys import KeyService, new_material
 from qimem.kms.models import KeyRef, Purpose
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.idempotency import IdempotencyRepository
+from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.storage.schema import idempotency, kms_key, kms_version, realm_kek
 from tests.contract.repositories.rows import ACME, KEYS, NOW, OTHER, REALMS, a_key, a_realm, uid
 from tests.support.audit import FakeIntents, a_draft
@@ -110,7 +111,7 @@ class House:
 @pytest.fixture
 async def house(database: OpenDatabase) -> House:
     worker = Worker(database)
-    provisioning = RealmKeyProvisioning(KEYS, worker.keyring)
+    provisioning = RealmKeyProvisioning(KEYS, SigningKeyRepository(), worker.keyring)
     prepared = {realm_id: provisioning.prepare(realm_id, NOW) for realm_id in (ACME, OTHER)}
 
     def settle(tx: Tx) -> None:
@@ -413,7 +414,7 @@ async def test_all_rows_in_another_installation(house: House, instance: UUID, ro
 
 async def test_one_row_of_another_installation_with_the_same_root_key(house: House) -> None:
     theirs = Worker(house.database, uid(1001))
-    elsewhere = RealmKeyProvisioning(KEYS, theirs.keyring).prepare(ACME, NOW)
+    elsewhere = RealmKeyProvisioning(KEYS, SigningKeyRepository(), theirs.keyring).prepare(ACME, NOW)
     version = replace(a_key(TWIN.int), realm_id=ACME)
     material = new_material(elsewhere.kek, version)
     await serves(house, house.opening(ACME, TWIN))

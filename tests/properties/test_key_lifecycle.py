@@ -288,7 +288,7 @@ def test_the_daily_programs_come_to_every_answer_that_there_is() -> None:
 
 class OldVersionStaysActive(KeyRepository):
     def succeed(self, tx, old, new, material):
-        self._insert_version(tx, new, material)
+        self.add_version(tx, new, material)
         return True
 
 

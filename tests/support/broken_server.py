@@ -110,7 +110,7 @@ def rotates_what_it_saw_before() -> None:
 
         place = {"of_realm": old.realm_id, "of_lineage": old.lineage_id}
         tx.run(activate, **place, new_key=new.key_id)
-        self._insert_version(tx, replace(new, version=tx.one(count, **place)[0] + 1), material)
+        self.add_version(tx, replace(new, version=tx.one(count, **place)[0] + 1), material)
         return True
 
     _replace(KeyRepository, "succeed", succeed)

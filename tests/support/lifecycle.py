@@ -42,6 +42,7 @@ from qimem.storage.repositories.idempotency import IdempotencyRepository
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
+from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.wire.security import KeyMetadata
 from tests.support.audit import FakeIntents, a_draft
 
@@ -266,7 +267,9 @@ class Installation:
     async def realm(self, realm_id: str) -> RealmId:
         """A new realm with its keys."""
         found, now_us, store = RealmId(realm_id), self.clock.now_us(), KeyRepository()
-        keys = RealmKeyProvisioning(store, Keyring(self.root_key, self.databases[0], store))
+        keys = RealmKeyProvisioning(
+            store, SigningKeyRepository(), Keyring(self.root_key, self.databases[0], store)
+        )
         prepared = keys.prepare(found, now_us)
 
         def add(tx: Tx) -> None:

@@ -23,6 +23,7 @@ from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService
 from qimem.kms.self_check import SelfCheck
+from qimem.kms.signing_keys import SigningKeyLife, SigningKeyService
 from qimem.oauth.access_token import AccessTokens, Issuers
 from qimem.oauth.bearer import BearerAuthenticator
 from qimem.oauth.client_auth import ClientAuthenticator
@@ -44,6 +45,7 @@ from qimem.storage.repositories.idempotency import IdempotencyRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
 from qimem.storage.repositories.roles import RoleRepository
+from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.storage.repositories.users import UserRepository
 from qimem.web.services import Services
 
@@ -56,6 +58,7 @@ ROLES = RoleRepository()
 USERS = UserRepository()
 CLIENTS = ClientRepository()
 GRANTS = GrantRepository()
+SIGNING_KEYS = SigningKeyRepository()
 
 
 class Core:
@@ -88,6 +91,12 @@ class Core:
             self.database, IdempotencyRepository(), self.keyring, JsonCodec(), self.clock, intents
         )
 
+    def signing_keys(self, intents: Intents) -> SigningKeyService:
+        """Rotates signing keys, for callers and by itself."""
+        life = SigningKeyLife(KEYS, SIGNING_KEYS)
+        work = self.unit_of_work(intents)
+        return SigningKeyService(work, self.database, life, self.keyring, self.internal, self.clock)
+
     def services(
         self, cipher: CipherService, intents: Intents, events: AuditEvents, log_writable: Callable[[], bool]
     ) -> Services:
@@ -104,7 +113,7 @@ class Core:
         clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS)
         issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
         login = LoginService(database, USERS, self.lane)
-        provisioning = (RealmKeyProvisioning(KEYS, self.keyring), BuiltInRoles(ROLES))
+        provisioning = (RealmKeyProvisioning(KEYS, SIGNING_KEYS, self.keyring), BuiltInRoles(ROLES))
         refresh_tokens = RefreshTokens(database, GRANTS, self.internal)
         revocation = RevocationService(work, database, GRANTS, self.access_tokens, refresh_tokens, clock)
         check = SelfCheck(database, self.keyring, clock)
@@ -130,6 +139,7 @@ class Core:
             introspection=IntrospectionService(
                 database, self.bearer, refresh_tokens, clients, self.standing, clock
             ),
+            signing_keys=self.signing_keys(intents),
             signer=self.internal,
             readiness=readiness,
             self_check=check.run,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qimem.audit.intents import Intents
 from qimem.authz.permissions import EVERYTHING, compile_permissions
-from qimem.bootstrap.core import CLIENTS, KEYS, REALMS, ROLES, USERS, Core
+from qimem.bootstrap.core import CLIENTS, KEYS, REALMS, ROLES, SIGNING_KEYS, USERS, Core
 from qimem.bootstrap.database import location, migrate
 from qimem.config.schema import Settings
 from qimem.crypto.mac import key_check_value
@@ -176,7 +176,7 @@ def _claim(tx: Tx, instance: Instance) -> None:
 async def _first_realm(core: Core, username: str, password: SecretText) -> Callable[[Tx], CreatedClient]:
     """Realm `system` with its operator and one client; for the transaction that makes the installation."""
     clock, actor, now_us = core.clock, _installer(), core.clock.now_us()
-    keys, roles = RealmKeyProvisioning(KEYS, core.keyring), RoleAssignment(ROLES)
+    keys, roles = RealmKeyProvisioning(KEYS, SIGNING_KEYS, core.keyring), RoleAssignment(ROLES)
     prepared = keys.prepare(SYSTEM_REALM, now_us)
     lane = PasswordLane(_PreparedPepper(prepared))
     # Nothing is logged before there is a log: these are made by the installation itself.

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from qimem.bootstrap.audit import AuditLog
-from qimem.bootstrap.core import KEYS, Core
+from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
 from qimem.config.schema import Settings
 from qimem.crypto.mac import key_check_value
@@ -15,11 +15,13 @@ from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
 from qimem.jobs.tasks import ExpiredSweep
 from qimem.kernel.clock import SystemClock
+from qimem.kernel.limits import SIGNING_KEYS_LOOK_SECONDS
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.cipher import CipherService
 from qimem.kms.hierarchy import RootKey
 from qimem.kms.instance import Instance
+from qimem.kms.signing_keys import DueSigningKeys
 from qimem.observability.logging import report_failed_job
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.instance import InstanceRepository
@@ -30,6 +32,7 @@ from qimem.web.app import create_app
 from qimem.web.oidc import jwks
 
 _SWEEP_SECONDS = 600
+_SIGNING_KEYS_TASK = "signing-keys"
 _INSTANCE = InstanceRepository()
 
 ENDPOINTS = system.documented((
@@ -87,7 +90,20 @@ async def start(settings: Settings, root_key: SecretBytes, address: str) -> Runn
     holder = f"{os.uname().nodename}:{os.getpid()}:{token_text(6)}"
     jobs = JobRunner(database, JobRepository(), core.clock, holder, report_failed_job)
     sweep = ExpiredSweep(database, ExpiredRowsRepository(), core.clock)
-    jobs.start([Task("expired-rows", _SWEEP_SECONDS, sweep.run)])
+    due = DueSigningKeys(
+        database,
+        SIGNING_KEYS,
+        core.signing_keys(log.intents),
+        core.clock,
+        lambda draft: log.recorder.note(draft, draft.outcome),
+        lambda error: report_failed_job(_SIGNING_KEYS_TASK, error),
+    )
+    jobs.start(
+        [
+            Task("expired-rows", _SWEEP_SECONDS, sweep.run),
+            Task(_SIGNING_KEYS_TASK, SIGNING_KEYS_LOOK_SECONDS, due.run),
+        ]
+    )
     return Running(app, core, cipher, jobs, log)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qimem.jobs.ports import ExpiredRows
-from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.clock import MICROSECONDS, Clock, SteadyTime
 from qimem.kernel.transaction import Database
 
 MARGIN_SECONDS = 3600
@@ -22,17 +22,13 @@ class ExpiredSweep:
     def __init__(self, database: Database, rows: ExpiredRows, clock: Clock) -> None:
         self._database = database
         self._rows = rows
-        self._clock = clock
-        self._started_us = clock.now_us()
-        self._started = clock.monotonic_seconds()
+        self._time = SteadyTime(clock)
 
     async def run(self) -> None:
         """Delete in small transactions until nothing old is left, or enough for one run."""
-        elapsed = self._clock.monotonic_seconds() - self._started
-        if elapsed < MARGIN_SECONDS:
+        if self._time.elapsed_seconds < MARGIN_SECONDS:
             return
-        by_age_us = self._started_us + int(elapsed * MICROSECONDS)
-        before_us = min(self._clock.now_us(), by_age_us) - MARGIN_SECONDS * MICROSECONDS
+        before_us = self._time.now_us() - MARGIN_SECONDS * MICROSECONDS
         for _ in range(_RUNS_MAX):
             deleted = await self._database.write(
                 lambda tx: self._rows.delete_expired(tx, before_us=before_us, limit=_ROWS_PER_RUN)

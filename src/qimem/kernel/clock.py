@@ -39,6 +39,27 @@ class SystemClock:
         return time.monotonic()
 
 
+class SteadyTime:
+    """Wall time that cannot run ahead of a process: at its start it is believed, later no faster than time passes.
+
+    For what happens by itself when its time has come. A wall clock that jumps a day ahead would do it a day too early.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started_us = clock.now_us()
+        self._started = clock.monotonic_seconds()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """How long this has been watched."""
+        return self._clock.monotonic_seconds() - self._started
+
+    def now_us(self) -> int:
+        """Wall time in microseconds since the Unix epoch, or less."""
+        return min(self._clock.now_us(), self._started_us + int(self.elapsed_seconds * MICROSECONDS))
+
+
 class ManualClock:
     """A clock that stands still until it is told to move. For tests."""
 

@@ -53,6 +53,14 @@ REFRESH_GRACE_SECONDS: Final = 10
 CLOCK_SKEW_SECONDS: Final = 60
 """How far the clocks of two nodes may be apart. What was issued later than that is refused: after a clock that was
 a day ahead is set right, its tokens would live a day longer, and a clock set back would revive what had expired."""
+SIGNING_KEY_PERIOD_SECONDS: Final = 90 * 86_400
+"""After this a signing key gets a successor by itself."""
+SIGNING_KEY_LEAD_SECONDS: Final = 600
+"""How long a successor is published before it signs: twice as long as key sets may be remembered."""
+SIGNING_KEY_OVERLAP_SECONDS: Final = ACCESS_TOKEN_SECONDS + 2 * CLOCK_SKEW_SECONDS
+"""How long a replaced key still vouches: as long as the last token it signed lives."""
+SIGNING_KEYS_PUBLISHED_MAX: Final = 16
+SIGNING_KEYS_LOOK_SECONDS: Final = 30
 BEARER_CHARS_MAX: Final = 24 * 1024
 """Fits into the header limit with room for the rest. Longer is never issued, and refused before any base64 is decoded (Authlib CVE-2025-61920)."""
 

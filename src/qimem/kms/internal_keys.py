@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from qimem.crypto.algorithms import Algorithm
 from qimem.crypto.jose import thumbprint
@@ -26,6 +27,7 @@ from qimem.kms.hierarchy import RealmKek, random_key
 from qimem.kms.keyring import Keyring
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
 from qimem.kms.ports import KeyStore
+from qimem.kms.signing_keys import SigningKeyStore, first_signing_key
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +56,9 @@ class PreparedRealm:
 class RealmKeyProvisioning:
     """Gives a new realm its KEK and its internal keys."""
 
-    def __init__(self, store: KeyStore, keyring: Keyring) -> None:
+    def __init__(self, store: KeyStore, signing_keys: SigningKeyStore, keyring: Keyring) -> None:
         self._store = store
+        self._signing_keys = signing_keys
         self._keyring = keyring
 
     def prepare(self, realm_id: RealmId, now_us: int) -> PreparedRealm:
@@ -75,6 +78,8 @@ class RealmKeyProvisioning:
         self._store.insert_kek(tx, realm_id, prepared.kek.version, prepared.wrapped_kek, now_us)
         for version, material in prepared.keys:
             self._store.insert_key(tx, version, material)
+            if version.purpose is Purpose.TOKEN_SIGNING:
+                self._signing_keys.insert(tx, first_signing_key(version))
 
 
 class InternalKeys:
@@ -115,6 +120,13 @@ class InternalKeys:
         if cache is None:
             return {}
         return {kid: jwk for kid, (_, jwk) in (await self._signing_keys(cache)).items()}
+
+    async def kids(self, realm_id: RealmId) -> dict[UUID, str]:
+        """Key id → RFC 7638 thumbprint of every key whose tokens verify."""
+        return {
+            version.key_id: kid
+            for kid, (version, _) in (await self._signing_keys(await self._cache(realm_id))).items()
+        }
 
     async def tag(self, realm_id: RealmId, data: bytes) -> bytes:
         """32-byte HMAC-SHA256 tag under the realm's refresh key."""

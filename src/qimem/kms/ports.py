@@ -34,6 +34,14 @@ class KeyStore(Protocol):
         """Deactivate `old` if it is still active and add `new`; False when it is not, changing nothing."""
         ...
 
+    def add_version(self, tx: Tx, version: KeyVersion, material: WrappedMaterial) -> None:
+        """Add an inactive version to its lineage."""
+        ...
+
+    def activate(self, tx: Tx, old: KeyVersion, key_id: UUID) -> bool:
+        """Put a version of the lineage in the place of `old` if that is still active; False when it is not."""
+        ...
+
     def find_version(self, tx: Tx, realm_id: RealmId, key_id: UUID, purpose: Purpose) -> KeyVersion | None:
         """One version by its own id."""
         ...

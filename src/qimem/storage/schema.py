@@ -141,6 +141,17 @@ kms_version = sa.Table(
     sa.ForeignKeyConstraint(["realm_id", "kek_version"], ["realm_kek.realm_id", "realm_kek.version"]),
 )
 
+signing_key = sa.Table(
+    "signing_key",
+    METADATA,
+    _realm(),
+    sa.Column("key_id", Identifier, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    _time("due_us"),
+    sa.Index(None, "due_us"),
+    _within("kms_version", "key_id"),
+)
+
 role = sa.Table(
     "role",
     METADATA,

@@ -10,6 +10,7 @@ from qimem.identity.roles import RoleService
 from qimem.identity.users import UserService
 from qimem.kms.cipher import CipherService
 from qimem.kms.keys import KeyService
+from qimem.kms.signing_keys import SigningKeyService
 from qimem.oauth.clients import ClientService
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
 from qimem.oauth.introspection import IntrospectionService
@@ -38,6 +39,7 @@ class Services:
     refresh: RefreshTokenGrant
     revocation: RevocationService
     introspection: IntrospectionService
+    signing_keys: SigningKeyService
     signer: TokenSigner
     events: AuditEvents
     readiness: Callable[[], Awaitable[dict[str, str]]]

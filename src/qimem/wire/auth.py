@@ -174,6 +174,19 @@ class Introspection(Response, frozen=True, kw_only=True, omit_defaults=True):
     jti: str | None = None
 
 
+class RotateSigningKeyRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/keys/rotate."""
+
+    realm_id: str | None = None
+    mode: Literal["scheduled", "now", "compromised"] | None = None
+
+
+class RotatedSigningKey(Response, frozen=True, kw_only=True):
+    """The new key, as tokens and key set name it."""
+
+    kid: str
+
+
 class JWKSet(Response, frozen=True, kw_only=True):
     """RFC 7517 key set with public keys only."""
 

@@ -136,11 +136,11 @@ async def test_a_second_active_version_is_impossible(realms: OpenDatabase) -> No
     """Even for code that forgets to end the old one: the schema has room for one."""
     first = a_key(1)
     await add(realms, first)
-    await realms.write(lambda tx: KEYS._insert_version(tx, successor(first, 11), MATERIAL))
+    await realms.write(lambda tx: KEYS.add_version(tx, successor(first, 11), MATERIAL))
     versions = await realms.read(lambda tx: KEYS.versions(tx, ACME, uid(1)))
     assert [(version.version, version.active) for version in versions] == [(1, True), (2, False)]
     with pytest.raises(UniqueViolation):
-        await realms.write(lambda tx: KEYS._insert_version(tx, successor(first, 12), MATERIAL))
+        await realms.write(lambda tx: KEYS.add_version(tx, successor(first, 12), MATERIAL))
 
 
 async def test_a_purpose_hides_keys_of_every_other(realms: OpenDatabase) -> None:

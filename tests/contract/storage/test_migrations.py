@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import apsw
 import psycopg
@@ -17,6 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from qimem.errors import Unavailable
+from qimem.kernel.limits import SIGNING_KEY_PERIOD_SECONDS
 from qimem.kernel.refusal import Refused
 from qimem.storage import sqlite_driver
 from qimem.storage.database import DatabaseLocation
@@ -106,6 +108,37 @@ async def test_migrating_again_changes_nothing(empty_location: DatabaseLocation)
     assert empty_location.exists()
     assert await database.read(names) == ["acme"]
     await database.close()
+
+
+def test_keys_from_before_signing_keys_had_a_life_get_one(location: DatabaseLocation) -> None:
+    lineage, active = UUID(int=1), UUID(int=2)
+    with connected(location) as connection:
+        connection.exec_driver_sql("DROP TABLE signing_key")
+        connection.exec_driver_sql("UPDATE schema_version SET version_num = '0002'")
+        realm = {"realm_id": "acme"}
+        tables = METADATA.tables
+        connection.execute(tables["realm"].insert().values(**realm, name="Acme", enabled=True, created_us=1))
+        connection.execute(tables["realm_kek"].insert().values(**realm, version=1, wrapped=b"", created_us=1))
+        for key_id, purpose in ((lineage, "token-signing"), (UUID(int=3), "refresh-mac")):
+            signs = purpose == "token-signing"
+            key = realm | {"lineage_id": key_id, "created_us": 5}
+            values = {"purpose": purpose, "algorithm": "es256", "name": None}
+            chosen = active if signs else key_id
+            connection.execute(tables["kms_key"].insert().values(**key, **values, active_key_id=chosen))
+            for number, version in enumerate([key_id, active] if signs else [key_id], start=1):
+                connection.execute(
+                    tables["kms_version"]
+                    .insert()
+                    .values(
+                        **key, key_id=version, version=number, enabled=True, wrapped=b"", kek_version=1,
+                        messages_leased=0,
+                    )
+                )  # fmt: skip
+    location.migrate()
+    with connected(location) as connection:
+        (row,) = connection.execute(METADATA.tables["signing_key"].select()).all()
+        assert tuple(row) == ("acme", active, "active", 5 + SIGNING_KEY_PERIOD_SECONDS * 1_000_000)
+        assert differences(connection) == []
 
 
 def test_a_schema_from_the_future_is_refused_and_left_alone(location: DatabaseLocation) -> None:

@@ -28,6 +28,7 @@ from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService
 from qimem.kms.models import KeyRef, KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.signing_keys import KeyState, SigningKeyRow
 from tests.support.audit import FakeIntents, a_draft
 
 T = TypeVar("T")
@@ -125,11 +126,20 @@ class FakeKeys:
         return True
 
     def succeed(self, tx: Tx, old: KeyVersion, new: KeyVersion, material: WrappedMaterial) -> bool:
-        slot = (old.realm_id, old.key_id)
-        if not self.rows.versions[slot].active:
+        if not self.rows.versions[old.realm_id, old.key_id].active:
             return False
-        self.rows.versions[slot] = replace(self.rows.versions[slot], active=False)
-        self._put(new, material)
+        self.add_version(tx, new, material)
+        return self.activate(tx, old, new.key_id)
+
+    def add_version(self, tx: Tx, version: KeyVersion, material: WrappedMaterial) -> None:
+        self._put(replace(version, active=False), material)
+
+    def activate(self, tx: Tx, old: KeyVersion, key_id: UUID) -> bool:
+        before, after = (old.realm_id, old.key_id), (old.realm_id, key_id)
+        if not self.rows.versions[before].active:
+            return False
+        self.rows.versions[before] = replace(self.rows.versions[before], active=False)
+        self.rows.versions[after] = replace(self.rows.versions[after], active=True)
         return True
 
     def find_version(self, tx: Tx, realm_id: RealmId, key_id: UUID, purpose: Purpose) -> KeyVersion | None:
@@ -238,6 +248,13 @@ class _Codec:
         return msgspec.json.decode(data, type=answer_type)
 
 
+class FakeSigningKeys:
+    """Takes the first row of a realm; what becomes of it is tested on the real databases."""
+
+    def insert(self, tx: Tx, row: SigningKeyRow) -> None:
+        assert row.state is KeyState.ACTIVE
+
+
 class Worker:
     """One worker of an installation; several share a database."""
 
@@ -251,7 +268,7 @@ class Worker:
         work = UnitOfWork(database, _Answers(database), self.keyring, _Codec(), self.clock, FakeIntents())
         self.keys = KeyService(database, work, database, self.store, self.keyring, self.clock)
         self.internal = InternalKeys(self.caches, self.store, self.keyring)
-        self.provisioning = RealmKeyProvisioning(self.store, self.keyring)
+        self.provisioning = RealmKeyProvisioning(self.store, FakeSigningKeys(), self.keyring)
 
     def add_realm(self, realm_id: RealmId) -> None:
         """A realm as it is created: its KEK and its own keys."""

@@ -152,16 +152,35 @@ class KeyRepository:
             created_us=version.created_us,
         )
         if added is not None:
-            self._insert_version(tx, version, material)
+            self.add_version(tx, version, material)
         return added is not None
 
     def succeed(self, tx: Tx, old: KeyVersion, new: KeyVersion, material: WrappedMaterial) -> bool:
         """Put `new` in the place of `old` if that is still active."""
-        place = {"of_realm": old.realm_id, "of_lineage": old.lineage_id}
-        if tx.one(_SUCCEED, **place, old_key=old.key_id, new_key=new.key_id) is None:
+        if not self.activate(tx, old, new.key_id):
             return False
-        self._insert_version(tx, new, material)
+        self.add_version(tx, new, material)
         return True
+
+    def activate(self, tx: Tx, old: KeyVersion, key_id: UUID) -> bool:
+        """Put a version of the lineage in the place of `old` if that is still active."""
+        place = {"of_realm": old.realm_id, "of_lineage": old.lineage_id}
+        return tx.one(_SUCCEED, **place, old_key=old.key_id, new_key=key_id) is not None
+
+    def add_version(self, tx: Tx, version: KeyVersion, material: WrappedMaterial) -> None:
+        """Add an inactive version to its lineage."""
+        tx.run(
+            _INSERT_VERSION,
+            realm_id=version.realm_id,
+            key_id=version.key_id,
+            lineage_id=version.lineage_id,
+            version=version.version,
+            enabled=version.enabled,
+            wrapped=material.wrapped,
+            kek_version=material.kek_version,
+            messages_leased=0,
+            created_us=version.created_us,
+        )
 
     def find_version(self, tx: Tx, realm_id: RealmId, key_id: UUID, purpose: Purpose) -> KeyVersion | None:
         """One version by its own id."""
@@ -250,20 +269,6 @@ class KeyRepository:
     def return_messages(self, tx: Tx, realm_id: RealmId, key_id: UUID, unused: int) -> None:
         """Give back counts of a lease that were never used."""
         tx.run(_RETURN, of_realm=realm_id, of_key=key_id, block=unused)
-
-    def _insert_version(self, tx: Tx, version: KeyVersion, material: WrappedMaterial) -> None:
-        tx.run(
-            _INSERT_VERSION,
-            realm_id=version.realm_id,
-            key_id=version.key_id,
-            lineage_id=version.lineage_id,
-            version=version.version,
-            enabled=version.enabled,
-            wrapped=material.wrapped,
-            kek_version=material.kek_version,
-            messages_leased=0,
-            created_us=version.created_us,
-        )
 
 
 def _version(row: tuple[Any, ...] | None) -> KeyVersion | None:

@@ -6,6 +6,7 @@ from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
 from qimem.kernel.secret import SecretText
+from qimem.kms.signing_keys import RotationMode
 from qimem.oauth.clients import Registration
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.gate import is_no_client
@@ -22,6 +23,8 @@ from qimem.wire.auth import (
     Revoked,
     RevokeRequest,
     Role,
+    RotatedSigningKey,
+    RotateSigningKeyRequest,
     TokenRequest,
     TokenResponse,
     User,
@@ -89,6 +92,13 @@ async def introspect(call: Call[IntrospectRequest, None]) -> Introspection:
     if header is not None and is_no_client(header):
         return await call.services.introspection.by_bearer(call.context.actor, header, call.body)
     return await call.services.introspection.by_client(header, call.body)
+
+
+async def rotate_signing_key(call: Call[RotateSigningKeyRequest, None]) -> RotatedSigningKey:
+    """Begin with a new signing key."""
+    return await call.services.signing_keys.rotate(
+        call.context, RotationMode(call.body.mode or RotationMode.NOW)
+    )
 
 
 ENDPOINTS = (
@@ -196,6 +206,20 @@ ENDPOINTS = (
         response=Revoked,
         summary="Revoke an access or refresh token",
         example={"token": "{refresh_token}"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/keys/rotate",
+        name="signing-keys.rotate",
+        audit=recorded("key", "version", "target"),
+        handler=rotate_signing_key,
+        request=RotateSigningKeyRequest,
+        response=RotatedSigningKey,
+        permission=Permission.SIGNING_KEYS_ROTATE,
+        optional_body=True,
+        idempotent=True,
+        summary="Rotate the key that signs tokens",
+        example={"mode": "scheduled"},
     ),
 )
 """Every operation of this resource."""

@@ -189,6 +189,12 @@ _AUTH: Final[dict[str, Note]] = {
     "TokenResponse.expires_in": _note("Seconds until the access token expires", minimum=1),
     "TokenResponse.refresh_token": _note("Works once. Absent for client credentials."),
     "TokenResponse.scope": _note("Where one applies"),
+    "RotateSigningKeyRequest.mode": _note(
+        "`now` (default): the new key signs from the next token on, and the old one vouches for its tokens until the "
+        "last has expired. `scheduled`: it is published now and signs once every remembered key set has it. "
+        "`compromised`: every token of every other key is refused from the next request on"
+    ),
+    "RotatedSigningKey.kid": _note("RFC 7638 thumbprint of the key, as tokens and key set name it"),
     "IntrospectRequest.token": _note("An access or a refresh token"),
     "IntrospectRequest.token_type_hint": _note("Read and not needed: a token tells what it is"),
     "IntrospectRequest.client_id": _note("With its secret, where neither a bearer nor `Basic` is shown"),

@@ -28,6 +28,7 @@ TAGS: Final = {
     "clients": "Applications that ask for tokens.",
     "users": "People of a realm.",
     "tokens": "Signing in, staying signed in, and ending it.",
+    "signing-keys": "The keys that sign a realm's tokens: published before they sign, and as long as a token of theirs lives.",
     "audit": "What was done, by whom, to what: a record of each change and each use of a key, durable before its answer.",
     "security": "Health of the key service.",
     "system": "The server itself.",
