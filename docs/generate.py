@@ -25,14 +25,11 @@ import click
 
 from qimem import __version__, errors
 from qimem.authz.permissions import BUILT_IN_ROLES, REALM_SCOPED, SCOPABLE, Permission
+from qimem.bootstrap.serving import ENDPOINTS
 from qimem.cli import main as cli
 from qimem.config.load import ALIASES
 from qimem.config.schema import SECTIONS, options
-from qimem.web.api import auth, security
 from qimem.web.kit.errors import STATUS
-from qimem.web.oidc import jwks
-from qimem.web.system import ENDPOINTS as SYSTEM
-from qimem.web.system import documented
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference"
@@ -61,9 +58,8 @@ def api() -> str:
     """Every operation of the OpenAPI document."""
     from qimem.web.kit.openapi import render  # noqa: PLC0415 - the other pages do without it
 
-    endpoints = documented((*SYSTEM, *security.ENDPOINTS, *auth.ENDPOINTS, *jwks.ENDPOINTS))
-    document = json.loads(render(endpoints, __version__))
-    needed = {(endpoint.method.lower(), endpoint.path): endpoint.permission for endpoint in endpoints}
+    document = json.loads(render(ENDPOINTS, __version__))
+    needed = {(endpoint.method.lower(), endpoint.path): endpoint.permission for endpoint in ENDPOINTS}
     body = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -282,14 +278,16 @@ def _walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Comman
 
 def permissions() -> str:
     """Every platform permission, and the endpoints that ask for it."""
-    endpoints = (*SYSTEM, *security.ENDPOINTS, *auth.ENDPOINTS, *jwks.ENDPOINTS)
     rows = []
     for permission in sorted(Permission):
         asked = [
             f"`{endpoint.method} {endpoint.path}`"
-            for endpoint in endpoints
+            for endpoint in ENDPOINTS
             if endpoint.permission is permission
         ]
+        if permission is Permission.TOKENS_INTROSPECT:
+            # Its own holder may ask about a token too, so the endpoint itself asks for none.
+            asked.append("`POST /v1/auth/token/introspect`")
         scope = f"`{permission}:<lineage id>`" if permission in SCOPABLE else ""
         holder = "`operator`, `realm-admin`" if permission in REALM_SCOPED else "`operator`"
         rows.append([f"`{permission}`", ", ".join(asked) or "reserved", scope, holder])

@@ -21,12 +21,13 @@ JSON = "application/json"
 BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 LEARNED = {
-    "keys.create": ("key_id",),
-    "keys.encrypt": ("envelope",),
-    "clients.create": ("client_id", "client_secret"),
-    "tokens.refresh": ("refresh_token",),
+    "keys.create": {"key_id": "key_id"},
+    "keys.encrypt": {"envelope": "envelope"},
+    "clients.create": {"client_id": "client_id", "client_secret": "client_secret"},
+    "users.create": {"user_id": "id"},
+    "tokens.refresh": {"refresh_token": "refresh_token"},
 }
-"""Endpoint → fields of its answer that later examples name in braces."""
+"""Endpoint → words that later examples have in braces, and the fields of its answer that they stand for."""
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Stage:
 
     def learn(self, name: str, answer: dict[str, Any]) -> None:
         """Keep what later examples need of an answer."""
-        self.known |= {word: answer[word] for word in LEARNED.get(name, ())}
+        self.known |= {word: answer[field] for word, field in LEARNED.get(name, {}).items()}
 
     def call(self, endpoint: Endpoint, client: httpx.Client | None = None, **more: Any) -> httpx.Response:
         """The endpoint with its example, as it stands in the document unless `more` says otherwise."""

@@ -94,7 +94,7 @@ def powerless(world: World) -> Person:
 
 
 def filled(endpoint: Endpoint) -> str:
-    return endpoint.path.replace("{key_id}", ABSENT).replace("{realm}", "system")
+    return endpoint.path.replace("{key_id}", ABSENT).replace("{user_id}", ABSENT).replace("{realm}", "system")
 
 
 def send(

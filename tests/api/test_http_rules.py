@@ -46,7 +46,7 @@ def name_of(endpoint: Endpoint) -> str:
 
 
 def filled(path: str) -> str:
-    return path.replace("{key_id}", ABSENT).replace("{realm}", "system")
+    return path.replace("{key_id}", ABSENT).replace("{user_id}", ABSENT).replace("{realm}", "system")
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +204,10 @@ def test_an_encoded_body_is_refused_unread(nobody, coding: str) -> None:
 
 
 @pytest.mark.parametrize("endpoint", FIELDLESS, ids=name_of)
-def test_an_operation_that_needs_no_field_needs_no_body(admin: Person, key: str, endpoint: Endpoint) -> None:
-    path = endpoint.path.replace("{key_id}", key)
+def test_an_operation_that_needs_no_field_needs_no_body(
+    world: World, admin: Person, key: str, endpoint: Endpoint
+) -> None:
+    path = endpoint.path.replace("{key_id}", key).replace("{user_id}", world.user(admin.realm_id)["id"])
     for more in ({}, {"headers": {"Content-Type": "application/json"}}, {"json": {}}):
         ok(admin.post(path, **more))
 
@@ -220,7 +222,7 @@ def test_an_operation_that_needs_fields_needs_a_body(world: World, endpoint: End
 @pytest.mark.parametrize("endpoint", FIELDLESS, ids=name_of)
 @pytest.mark.parametrize("body", [b" ", b"\n", b"null", b"[]", b'""'])
 def test_an_empty_body_is_empty(admin: Person, key: str, endpoint: Endpoint, body: bytes) -> None:
-    path = endpoint.path.replace("{key_id}", key)
+    path = endpoint.path.replace("{key_id}", key).replace("{user_id}", ABSENT)
     answer = admin.http.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
 

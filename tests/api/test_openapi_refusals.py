@@ -88,13 +88,17 @@ def _without_permission(place: Stage, endpoint: Endpoint) -> httpx.Response:
 
 
 def _absent_object(place: Stage, endpoint: Endpoint) -> httpx.Response:
-    path = endpoint.path.replace("{key_id}", ABSENT).replace("{realm}", "absent")
+    path = endpoint.path.replace("{key_id}", ABSENT).replace("{user_id}", ABSENT).replace("{realm}", "absent")
     return place.call(endpoint, path=path)
 
 
 def _escaped(place: Stage, endpoint: Endpoint) -> httpx.Response:
     # A path without parameters cannot be filled with what needs escapes: that would be an unknown path.
-    path = endpoint.path.replace("{key_id}", "%C3%A4").replace("{realm}", "%C3%A4")
+    path = (
+        endpoint.path.replace("{key_id}", "%C3%A4")
+        .replace("{user_id}", "%C3%A4")
+        .replace("{realm}", "%C3%A4")
+    )
     return place.call(endpoint, path=path)
 
 

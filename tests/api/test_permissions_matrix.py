@@ -27,23 +27,25 @@ PUBLIC = {
 GUARDED = [endpoint for endpoint in ENDPOINTS if endpoint.permission is not None]
 NAMING = [endpoint for endpoint in GUARDED if endpoint.names_realm]
 OF_ONE_KEY = {"keys.get", "keys.disable", "keys.enable", "keys.encrypt", "keys.decrypt", "keys.rotate"}
+OF_ONE_USER = {"users.get", "users.disable", "users.enable"}
 EACH = pytest.mark.parametrize("endpoint", GUARDED, ids=lambda e: e.name)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A realm with its administrator, and a key and an envelope that exist there."""
+    """A realm with its administrator, and a key, an envelope and a user that exist there."""
 
     world: World
     owner: Person
     key_id: str
     envelope: str
+    user_id: str
 
     def call(
         self, endpoint: Endpoint, caller: httpx.Client, realm_id: str | None = None, **more
     ) -> httpx.Response:
         """The endpoint with a request that works for who has the right, in the caller's or the named realm."""
-        path = endpoint.path.replace("{key_id}", self.key_id)
+        path = endpoint.path.replace("{key_id}", self.key_id).replace("{user_id}", self.user_id)
         named = {} if realm_id is None else {"realm_id": realm_id}
         if endpoint.request is None:
             return caller.request(endpoint.method, path, params=named, **more)
@@ -59,6 +61,8 @@ class Place:
             "keys.decrypt": {"input": self.envelope},
             "keys.rotate": {"lineage_id": self.key_id},
             "signing-keys.rotate": {},
+            "users.disable": {},
+            "users.enable": {},
             "realms.create": {"id": fresh("realm"), "name": "x"},
             "roles.create": {"name": fresh("role"), "permissions": []},
             "clients.create": {"redirect_uris": []},
@@ -71,7 +75,7 @@ def place(world: World) -> Place:
     owner = world.person()
     key_id = ok(owner.post("/v1/security/keys", {}))["key_id"]
     sealed = ok(owner.post("/v1/security/encrypt", {"key_id": key_id, "input": "x"}))
-    return Place(world, owner, key_id, sealed["envelope"])
+    return Place(world, owner, key_id, sealed["envelope"], world.user(owner.realm_id)["id"])
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,8 @@ def test_a_header_names_no_realm(place: Place, stranger: Person, endpoint: Endpo
     answer = place.call(endpoint, stranger.http, headers={name: place.owner.realm_id})
     if endpoint.name in OF_ONE_KEY:
         refused(answer, 404, "key_not_found")
+    elif endpoint.name in OF_ONE_USER:
+        refused(answer, 404, "not_found")
     else:
         check_served(answer)
         assert place.owner.realm_id not in answer.text

@@ -41,6 +41,8 @@ class Permission(StrEnum):
     SIGNING_KEYS_ROTATE = "signing-keys:rotate"
     TOKENS_INTROSPECT = "tokens:introspect"
     USERS_CREATE = "users:create"
+    USERS_MANAGE = "users:manage"
+    USERS_READ = "users:read"
 
 
 EVERYTHING: Final = "*"

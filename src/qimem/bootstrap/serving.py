@@ -27,7 +27,7 @@ from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.jobs import ExpiredRowsRepository, JobRepository
 from qimem.web import system
-from qimem.web.api import audit, auth, security
+from qimem.web.api import audit, auth, security, users
 from qimem.web.app import create_app
 from qimem.web.oidc import jwks
 
@@ -36,7 +36,7 @@ _SIGNING_KEYS_TASK = "signing-keys"
 _INSTANCE = InstanceRepository()
 
 ENDPOINTS = system.documented((
-    *system.ENDPOINTS, *security.ENDPOINTS, *auth.ENDPOINTS, *audit.ENDPOINTS, *jwks.ENDPOINTS,
+    *system.ENDPOINTS, *security.ENDPOINTS, *auth.ENDPOINTS, *users.ENDPOINTS, *audit.ENDPOINTS, *jwks.ENDPOINTS,
 ))  # fmt: skip
 """Every operation of the HTTP API."""
 

@@ -43,6 +43,14 @@ class UserStore(Protocol):
         """The user by id."""
         ...
 
+    def page(self, tx: Tx, realm_id: RealmId, *, after: str | None, limit: int) -> Sequence[UserRecord]:
+        """At most `limit` users in order of their canonical names, after one of these."""
+        ...
+
+    def set_enabled(self, tx: Tx, realm_id: RealmId, user_id: UUID, *, enabled: bool) -> None:
+        """Let the user in, or not."""
+        ...
+
     def find_by_username(self, tx: Tx, realm_id: RealmId, username_key: str) -> tuple[UserRecord, str] | None:
         """The user by canonical name, with the stored password hash."""
         ...

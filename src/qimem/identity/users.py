@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from uuid import UUID
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
 from qimem.crypto.randomness import new_uuid
-from qimem.errors import Conflict, InvalidFields, realm_not_found
+from qimem.errors import Conflict, InvalidFields, NotFound, realm_not_found
 from qimem.identity.models import UserRecord
 from qimem.identity.passwords import PasswordLane, check_password
 from qimem.identity.ports import UserStore
 from qimem.identity.roles import RoleAssignment
 from qimem.identity.usernames import canonical_username
 from qimem.kernel.clock import Clock, rfc3339
-from qimem.kernel.context import Actor, RequestContext
+from qimem.kernel.context import Actor, ActorKind, RequestContext
 from qimem.kernel.epochs import EpochSource
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import EMAIL_CHARS_MAX
@@ -64,6 +66,69 @@ class UserService:
         insert = await self.creation(ctx.actor, ctx.realm_id, username, password, roles, email)
         return await self._work.run(ctx, insert, User, object_id=lambda user: str(user.id))
 
+    async def get(self, ctx: RequestContext, user_id: UUID) -> User:
+        """One user.
+
+        Raises:
+            Forbidden: without `users:read`.
+            NotFound: `not_found`.
+        """
+        require_everywhere(ctx, Permission.USERS_READ)
+        found = await self._work.read(lambda tx: self._store.find(tx, ctx.realm_id, user_id))
+        if found is None:
+            raise user_not_found(user_id)
+        return shown(found)
+
+    async def list(self, ctx: RequestContext, after: str | None, limit: int) -> tuple[list[User], str | None]:
+        """The realm's users in order of their names as compared.
+
+        Args:
+            ctx: The caller and the realm.
+            after: Canonical name returned with the page before, or None for the first page.
+            limit: 1–200 items.
+
+        Returns:
+            The items, and the name to go on from or None on the last page.
+
+        Raises:
+            Forbidden: without `users:read`.
+        """
+        require_everywhere(ctx, Permission.USERS_READ)
+        rows = await self._work.read(
+            lambda tx: self._store.page(tx, ctx.realm_id, after=after, limit=limit + 1)
+        )
+        page = rows[:limit]
+        return [shown(row) for row in page], page[-1].username_key if len(rows) > limit else None
+
+    async def set_enabled(self, ctx: RequestContext, user_id: UUID, *, enabled: bool) -> User:
+        """Let a user in or not: from the next request on no token of a disabled one opens anything, anywhere.
+
+        Raises:
+            Forbidden: without `users:manage`, or where the user may more than the caller.
+            NotFound: `not_found`.
+            Conflict: `conflict`: nobody disables themselves.
+        """
+        require_everywhere(ctx, Permission.USERS_MANAGE)
+
+        def change(tx: Tx) -> User:
+            found = self._manageable(tx, ctx, user_id)
+            if not enabled and ctx.actor.kind is ActorKind.USER and ctx.actor.subject == str(user_id):
+                raise Conflict("nobody disables themselves", hint="ask another administrator")
+            self._store.set_enabled(tx, ctx.realm_id, user_id, enabled=enabled)
+            self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.target = str(user_id)
+            return shown(replace(found, enabled=enabled))
+
+        return await self._work.apply(ctx.draft, change)
+
+    def _manageable(self, tx: Tx, ctx: RequestContext, user_id: UUID) -> UserRecord:
+        """The user, if the caller may do all that the user may: otherwise a clerk could end an administrator."""
+        found = self._store.find(tx, ctx.realm_id, user_id)
+        if found is None:
+            raise user_not_found(user_id)
+        self._roles.check(tx, ctx.actor, ctx.realm_id, found.roles)
+        return found
+
     async def creation(
         self,
         actor: Actor,
@@ -96,6 +161,11 @@ class UserService:
             return shown(record)
 
         return insert
+
+
+def user_not_found(user_id: object) -> NotFound:
+    """One answer for absent users and those of another realm."""
+    return NotFound(f"user not found: {user_id}", code="not_found")
 
 
 def shown(record: UserRecord) -> User:

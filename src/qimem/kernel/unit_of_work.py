@@ -143,6 +143,14 @@ class UnitOfWork:
         self._clock = clock
         self._running: set[Slot] = set()
 
+    async def read(self, fn: Callable[[Tx], T]) -> T:
+        """Run `fn` in one snapshot; it changes nothing.
+
+        Raises:
+            Unavailable: see `Database.read`.
+        """
+        return await self._database.read(fn)
+
     async def apply(self, draft: AuditDraft, fn: Callable[[Tx], T]) -> T:
         """Run `fn` durably, and its audit record with it.
 

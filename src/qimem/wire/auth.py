@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
+import msgspec
+
 from qimem.wire.common import Request, Response
 
 
@@ -103,6 +105,20 @@ class User(Response, frozen=True, kw_only=True):
     enabled: bool
     created_at: str
     email: str | None = None
+
+
+class ListUsersQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Query of GET /v1/auth/users."""
+
+    limit: int | None = None
+    cursor: str | None = None
+    realm_id: str | None = None
+
+
+class UserStateRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/users/{user_id}/disable and /enable."""
+
+    realm_id: str | None = None
 
 
 class TokenRequest(Request, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,32 @@ _PASSWORD = sql(
         credential.c.kind == sa.bindparam("kind"),
     )
 )
+_AFTER = sa.bindparam("after", type_=sa.Text)
+_PAGE = sql(
+    _USER.where(app_user.c.username_key > _AFTER)
+    .order_by(app_user.c.username_key)
+    .limit(sa.bindparam("count", type_=sa.Integer))
+)
+# One question for the roles of a whole page: by name and not by id, so that it is a range.
+_ROLES_OF_PAGE = sql(
+    sa.select(user_role.c.user_id, user_role.c.role)
+    .join(
+        app_user,
+        sa.and_(app_user.c.realm_id == user_role.c.realm_id, app_user.c.user_id == user_role.c.user_id),
+    )
+    .where(
+        app_user.c.realm_id == _REALM,
+        user_role.c.realm_id == _REALM,
+        app_user.c.username_key > _AFTER,
+        app_user.c.username_key <= sa.bindparam("last", type_=sa.Text),
+    )
+    .order_by(app_user.c.username_key, user_role.c.position)
+)
+_SET_ENABLED = sql(
+    sa.update(app_user)
+    .where(app_user.c.realm_id == sa.bindparam("of_realm"), app_user.c.user_id == sa.bindparam("of_user"))
+    .values(enabled=sa.bindparam("to_enabled"))
+)
 _INSERT = insert_if_absent(app_user, returning=app_user.c.user_id)
 _INSERT_CREDENTIAL = sql(
     sa.insert(credential).values({column.name: sa.bindparam(column.name) for column in credential.c})
@@ -37,6 +64,7 @@ _INSERT_ROLE = sql(
     sa.insert(user_role).values({column.name: sa.bindparam(column.name) for column in user_role.c})
 )
 _KIND = "password"
+_KEY_COLUMN = list(app_user.c.keys()).index("username_key")
 
 
 class UserRepository:
@@ -66,6 +94,21 @@ class UserRepository:
         row = tx.one(_FIND, realm_id=realm_id, user_id=user_id)
         return None if row is None else self._user(tx, row)
 
+    def page(self, tx: Tx, realm_id: RealmId, *, after: str | None, limit: int) -> Sequence[UserRecord]:
+        """Users in order of their canonical names, which are never empty."""
+        begin = {"realm_id": realm_id, "after": after or ""}
+        rows = list(tx.all(_PAGE, **begin, count=limit))
+        if not rows:
+            return []
+        roles: dict[UUID, list[str]] = {}
+        for user_id, role in tx.all(_ROLES_OF_PAGE, **begin, last=rows[-1][_KEY_COLUMN]):
+            roles.setdefault(user_id, []).append(role)
+        return [_known(row, roles.get(row[1], ())) for row in rows]
+
+    def set_enabled(self, tx: Tx, realm_id: RealmId, user_id: UUID, *, enabled: bool) -> None:
+        """Let the user in, or not."""
+        tx.run(_SET_ENABLED, of_realm=realm_id, of_user=user_id, to_enabled=enabled)
+
     def find_by_username(self, tx: Tx, realm_id: RealmId, username_key: str) -> tuple[UserRecord, str] | None:
         """The user by canonical name, with the stored password hash."""
         row = tx.one(_FIND_BY_NAME, realm_id=realm_id, username_key=username_key)
@@ -76,15 +119,19 @@ class UserRepository:
         return None if password is None else (user, password[0])
 
     def _user(self, tx: Tx, row: tuple[Any, ...]) -> UserRecord:
-        realm_id, user_id, username, username_key, email, enabled, created_us = row
-        roles = tx.all(_ROLES, realm_id=realm_id, user_id=user_id)
-        return UserRecord(
-            realm_id=realm_id,
-            user_id=user_id,
-            username=username,
-            username_key=username_key,
-            email=email,
-            enabled=enabled,
-            roles=tuple(role for (role,) in roles),
-            created_us=created_us,
-        )
+        roles = tx.all(_ROLES, realm_id=row[0], user_id=row[1])
+        return _known(row, [role for (role,) in roles])
+
+
+def _known(row: tuple[Any, ...], roles: Sequence[str]) -> UserRecord:
+    realm_id, user_id, username, username_key, email, enabled, created_us = row
+    return UserRecord(
+        realm_id=realm_id,
+        user_id=user_id,
+        username=username,
+        username_key=username_key,
+        email=email,
+        enabled=enabled,
+        roles=tuple(roles),
+        created_us=created_us,
+    )

@@ -1,11 +1,10 @@
-"""`/v1/auth`: the HTTP face of realms, roles, clients, users and tokens."""
+"""`/v1/auth`: the HTTP face of realms, roles, clients and tokens."""
 
 from __future__ import annotations
 
 from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
-from qimem.kernel.secret import SecretText
 from qimem.kms.signing_keys import RotationMode
 from qimem.oauth.clients import Registration
 from qimem.web.kit.endpoint import Call, Endpoint
@@ -15,7 +14,6 @@ from qimem.wire.auth import (
     CreatedClient,
     CreateRealmRequest,
     CreateRoleRequest,
-    CreateUserRequest,
     Introspection,
     IntrospectRequest,
     Realm,
@@ -27,7 +25,6 @@ from qimem.wire.auth import (
     RotateSigningKeyRequest,
     TokenRequest,
     TokenResponse,
-    User,
 )
 
 
@@ -60,14 +57,6 @@ async def create_client(call: Call[CreateClientRequest, None]) -> CreatedClient:
         roles=body.roles or (),
     )
     return await call.services.clients.create(call.context, registration)
-
-
-async def create_user(call: Call[CreateUserRequest, None]) -> User:
-    """Add a user."""
-    body = call.body
-    return await call.services.users.create(
-        call.context, body.username, SecretText(body.password), body.roles, body.email
-    )
 
 
 async def token(call: Call[TokenRequest, None]) -> TokenResponse:
@@ -140,19 +129,6 @@ ENDPOINTS = (
         idempotent=True,
         summary="Register a client",
         example={"name": "shop", "redirect_uris": ["https://shop.example/callback"]},
-    ),
-    Endpoint(
-        method="POST",
-        path="/v1/auth/users",
-        name="users.create",
-        audit=recorded("target"),
-        handler=create_user,
-        request=CreateUserRequest,
-        response=User,
-        permission=Permission.USERS_CREATE,
-        idempotent=True,
-        summary="Create a user",
-        example={"username": "ada", "password": "a-long-enough-phrase", "roles": []},
     ),
     Endpoint(
         method="POST",

@@ -106,6 +106,9 @@ _KEYS: Final[dict[str, Note]] = {
     "ListKeysQuery.cursor": _CURSOR,
     "ListKeysQuery.realm_id": _note(_REALM),
     "RealmQuery.realm_id": _note(_REALM),
+    "ListUsersQuery.limit": _PAGE,
+    "ListUsersQuery.cursor": _CURSOR,
+    "ListUsersQuery.realm_id": _note(_REALM),
 }
 
 _AUTH: Final[dict[str, Note]] = {
@@ -276,6 +279,7 @@ NOTES: Final[dict[str, Note]] = {
 
 PATH_PARAMETERS: Final[dict[str, Note]] = {
     "key_id": _note("A key version", format="uuid"),
+    "user_id": _note("A user", format="uuid"),
     "realm": _note("Id of the realm", pattern=_REALM_PATTERN),
 }
 """Name of a path parameter → what to add to its schema."""

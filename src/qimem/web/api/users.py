@@ -1,0 +1,124 @@
+"""`/v1/auth/users`: the HTTP face of people."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from qimem.audit.schema import COUNTED, recorded
+from qimem.authz.permissions import Permission
+from qimem.errors import InvalidFields
+from qimem.identity.usernames import find_canonical_username
+from qimem.identity.users import user_not_found
+from qimem.kernel.secret import SecretText
+from qimem.web.kit.endpoint import Call, Endpoint
+from qimem.web.kit.pages import next_cursor, page_limit, position
+from qimem.wire.auth import CreateUserRequest, ListUsersQuery, User, UserStateRequest
+from qimem.wire.common import Page
+from qimem.wire.security import RealmQuery
+
+
+async def create_user(call: Call[CreateUserRequest, None]) -> User:
+    """Add a user."""
+    body = call.body
+    return await call.services.users.create(
+        call.context, body.username, SecretText(body.password), body.roles, body.email
+    )
+
+
+async def list_users(call: Call[None, ListUsersQuery]) -> Page[User]:
+    """The realm's users by name."""
+    (after,) = position(call.query.cursor, (str,)) or (None,)
+    if after is not None and find_canonical_username(after) != after:
+        # Not every database can be asked for every text.
+        raise InvalidFields({"/cursor": "not a cursor of this list"})
+    items, last = await call.services.users.list(call.context, after, page_limit(call.query.limit))
+    return Page(items=items, next_cursor=next_cursor(None if last is None else (last,)))
+
+
+async def get_user(call: Call[None, RealmQuery]) -> User:
+    """One user."""
+    return await call.services.users.get(call.context, _path_user(call))
+
+
+async def disable_user(call: Call[UserStateRequest, None]) -> User:
+    """Let a user in no more, and none of their tokens."""
+    return await call.services.users.set_enabled(call.context, _path_user(call), enabled=False)
+
+
+async def enable_user(call: Call[UserStateRequest, None]) -> User:
+    """Undo disable."""
+    return await call.services.users.set_enabled(call.context, _path_user(call), enabled=True)
+
+
+def _path_user(call: Call[Any, Any]) -> UUID:
+    user_id = call.path_uuid("user_id")
+    if user_id is None:
+        raise user_not_found(call.path["user_id"])
+    return user_id
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/auth/users",
+        name="users.create",
+        audit=recorded("target"),
+        handler=create_user,
+        request=CreateUserRequest,
+        response=User,
+        permission=Permission.USERS_CREATE,
+        idempotent=True,
+        summary="Create a user",
+        example={"username": "ada", "password": "a-long-enough-phrase", "roles": []},
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/auth/users",
+        name="users.list",
+        audit=COUNTED,
+        handler=list_users,
+        query=ListUsersQuery,
+        response=Page[User],
+        permission=Permission.USERS_READ,
+        summary="List users",
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/auth/users/{user_id}",
+        name="users.get",
+        audit=COUNTED,
+        handler=get_user,
+        query=RealmQuery,
+        response=User,
+        permission=Permission.USERS_READ,
+        summary="Get a user",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/users/{user_id}/disable",
+        name="users.disable",
+        audit=recorded("target"),
+        handler=disable_user,
+        request=UserStateRequest,
+        response=User,
+        permission=Permission.USERS_MANAGE,
+        optional_body=True,
+        summary="Disable a user",
+        example={},
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/users/{user_id}/enable",
+        name="users.enable",
+        audit=recorded("target"),
+        handler=enable_user,
+        request=UserStateRequest,
+        response=User,
+        permission=Permission.USERS_MANAGE,
+        optional_body=True,
+        summary="Enable a user",
+        example={},
+    ),
+)
+"""Every operation of this resource."""
