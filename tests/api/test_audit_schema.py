@@ -39,6 +39,7 @@ def test_changes_and_uses_are_recorded_and_reads_are_not() -> None:
         "keys.create", "keys.rotate", "keys.encrypt", "keys.decrypt", "keys.disable", "keys.enable",
         "realms.create", "roles.create", "clients.create", "users.create",
         "tokens.issue", "tokens.refresh", "tokens.revoke", "signing-keys.rotate", "users.disable", "users.enable",
+        "users.revoke-grants", "users.delete",
     }  # fmt: skip
     asking = {endpoint.name for endpoint in COUNTED if endpoint.method != "GET"}
     assert asking == {"tokens.introspect"}

@@ -225,6 +225,9 @@ def test_the_documented_limit_is_the_real_one(
 ) -> None:
     place, _ = played
     endpoint = BY_NAME[name]
+    if "{user_id}" in endpoint.path:
+        # Another operation may have deleted the one before.
+        place.known["user_id"] = place.world.user(place.admin.realm_id)["id"]
 
     def send(number: int) -> httpx.Response:
         value = {property_name: _of_size(property_name, keyword, number)}

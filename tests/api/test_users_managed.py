@@ -165,3 +165,98 @@ def test_an_operator_names_the_realm(each_world: World, admin: Person) -> None:
     refused(each_world.operator.post(f"{USERS}/{user_id}/disable"), 404, "not_found")
     answer = each_world.operator.post(f"{USERS}/{user_id}/disable", json={"realm_id": admin.realm_id})
     assert ok(answer)["enabled"] is False
+
+
+def grants(admin: Person, user_id: str, **query: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ok(admin.get(f"{USERS}/{user_id}/grants", params=query))["items"]
+    return found
+
+
+def test_logins_are_listed_and_each_ends_alone(each_world: World, admin: Person) -> None:
+    victim = each_world.person("keys:read", realm_id=admin.realm_id)
+    user_id = id_of(admin, victim.username)
+    (first,) = grants(admin, user_id)
+    assert (first["client_id"], first["refreshed_at"]) == (victim.client_id, None)
+    other = victim.login()
+    (second,) = [found for found in grants(admin, user_id) if found != first]
+    path = f"{USERS}/{user_id}/grants/revoke"
+    answer = admin.post(path, {"grant_id": second["grant_id"]})
+    assert ok(answer) == {"revoked": 1}
+    (record,) = of_request(each_world.server.data, answer.headers["x-request-id"])
+    assert (record["event"], record["target"]) == ("users.revoke-grants", second["grant_id"])
+    refused(protected(each_world, other["access_token"]), 401, "invalid_token")
+    refresh = {"refresh_token": other["refresh_token"]}
+    refused(nobody(each_world).post("/v1/auth/token/refresh", json=refresh), 400, "invalid_grant")
+    ok(victim.get(PROTECTED))
+    assert grants(admin, user_id) == [first]
+    refused(admin.post(path, {"grant_id": second["grant_id"]}), 404, "not_found")
+
+
+def test_all_logins_end_at_once(each_world: World, admin: Person) -> None:
+    victim = each_world.person("keys:read", realm_id=admin.realm_id)
+    user_id, others = id_of(admin, victim.username), [victim.login() for _ in range(3)]
+    ok(victim.get(PROTECTED))
+    assert ok(admin.post(f"{USERS}/{user_id}/grants/revoke")) == {"revoked": 4}
+    for token in (victim.access_token, *(pair["access_token"] for pair in others)):
+        refused(protected(each_world, token), 401, "invalid_token")
+    assert grants(admin, user_id) == []
+    assert ok(admin.post(f"{USERS}/{user_id}/grants/revoke")) == {"revoked": 0}
+    ok(protected(each_world, victim.login()["access_token"]))
+
+
+def test_pages_of_logins_together_are_all(each_world: World, admin: Person) -> None:
+    victim = each_world.person("keys:read", realm_id=admin.realm_id)
+    user_id = id_of(admin, victim.username)
+    for _ in range(4):
+        victim.login()
+    seen, query = [], {"limit": 2}
+    while True:
+        found = ok(admin.get(f"{USERS}/{user_id}/grants", params=query))
+        seen += [grant["grant_id"] for grant in found["items"]]
+        if found["next_cursor"] is None:
+            break
+        query["cursor"] = found["next_cursor"]
+    assert len(seen) == len(set(seen)) == 5
+
+
+def test_logins_of_somebody_else_are_not_ended(each_world: World, admin: Person) -> None:
+    victim = each_world.person("keys:read", realm_id=admin.realm_id)
+    mine = grants(admin, id_of(admin, admin.username))[0]["grant_id"]
+    path = f"{USERS}/{id_of(admin, victim.username)}/grants/revoke"
+    for grant_id in (mine, str(uuid4())):
+        refused(admin.post(path, {"grant_id": grant_id}), 404, "not_found")
+    ok(admin.get(PROTECTED))
+    clerk = each_world.person("users:manage", "users:read", realm_id=admin.realm_id)
+    refused(clerk.post(f"{USERS}/{id_of(admin, admin.username)}/grants/revoke"), 403, "permission_denied")
+    elsewhere = each_world.user(each_world.realm())["id"]
+    for verb, tail in (("get", ""), ("post", "/revoke")):
+        refused(admin.http.request(verb, f"{USERS}/{elsewhere}/grants{tail}"), 404, "not_found")
+
+
+def test_who_is_deleted_is_gone_with_all_that_was_theirs(each_world: World, admin: Person) -> None:
+    victim = each_world.person("keys:read", realm_id=admin.realm_id)
+    user_id = id_of(admin, victim.username)
+    answer = admin.http.delete(f"{USERS}/{user_id}")
+    assert ok(answer) == {"deleted": True}
+    (record,) = of_request(each_world.server.data, answer.headers["x-request-id"])
+    assert (record["event"], record["target"]) == ("users.delete", user_id)
+    refused(victim.get(PROTECTED), 401, "invalid_token")
+    refresh = {"refresh_token": victim.refresh_token}
+    refused(nobody(each_world).post("/v1/auth/token/refresh", json=refresh), 400, "invalid_grant")
+    refused(nobody(each_world).post("/v1/auth/token", json=victim.credentials()), 400, "invalid_grant")
+    for path in ("", "/grants"):
+        refused(admin.get(f"{USERS}/{user_id}{path}"), 404, "not_found")
+    refused(admin.http.delete(f"{USERS}/{user_id}"), 404, "not_found")
+    # The name is free again, and who takes it is somebody else.
+    again = added(each_world, admin, victim.username)
+    assert again["id"] != user_id
+    refused(victim.get(PROTECTED), 401, "invalid_token")
+
+
+def test_nobody_deletes_themselves_or_who_may_more(each_world: World, admin: Person) -> None:
+    refused(admin.http.delete(f"{USERS}/{id_of(admin, admin.username)}"), 409, "conflict")
+    clerk = each_world.person("users:manage", "users:read", realm_id=admin.realm_id)
+    refused(clerk.http.delete(f"{USERS}/{id_of(admin, admin.username)}"), 403, "permission_denied")
+    elsewhere = each_world.user(each_world.realm())["id"]
+    refused(admin.http.delete(f"{USERS}/{elsewhere}"), 404, "not_found")
+    ok(admin.get(PROTECTED))

@@ -31,6 +31,7 @@ from qimem.oauth.clients import ClientService
 from qimem.oauth.grants.client_credentials import ClientCredentialsGrant
 from qimem.oauth.grants.password import PasswordGrant
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
+from qimem.oauth.grants_of_users import GrantsOfUsers
 from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.issuer import Issuer
 from qimem.oauth.refresh_token import RefreshTokens
@@ -110,6 +111,7 @@ class Core:
         """
         clock, database, work = self.clock, self.database, self.unit_of_work(intents)
         roles = RoleAssignment(ROLES)
+        users = UserService(work, database, USERS, roles, self.lane, clock)
         clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS)
         issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
         login = LoginService(database, USERS, self.lane)
@@ -127,7 +129,8 @@ class Core:
             cipher=cipher,
             realms=RealmService(work, REALMS, provisioning, self.issuers.of, clock),
             roles=RoleService(work, database, ROLES, clock),
-            users=UserService(work, database, USERS, roles, self.lane, clock),
+            users=users,
+            grants_of_users=GrantsOfUsers(work, database, GRANTS, users, clock),
             clients=ClientService(work, database, CLIENTS, roles, clock),
             tokens=TokenEndpoint(
                 clients,

@@ -51,6 +51,10 @@ class UserStore(Protocol):
         """Let the user in, or not."""
         ...
 
+    def delete(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> None:
+        """Remove the user with credentials, roles and grants."""
+        ...
+
     def find_by_username(self, tx: Tx, realm_id: RealmId, username_key: str) -> tuple[UserRecord, str] | None:
         """The user by canonical name, with the stored password hash."""
         ...

@@ -24,7 +24,7 @@ from qimem.kernel.limits import EMAIL_CHARS_MAX
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
-from qimem.wire.auth import User
+from qimem.wire.auth import Deleted, User
 
 
 class UserService:
@@ -111,9 +111,9 @@ class UserService:
         require_everywhere(ctx, Permission.USERS_MANAGE)
 
         def change(tx: Tx) -> User:
-            found = self._manageable(tx, ctx, user_id)
-            if not enabled and ctx.actor.kind is ActorKind.USER and ctx.actor.subject == str(user_id):
-                raise Conflict("nobody disables themselves", hint="ask another administrator")
+            found = self.manageable(tx, ctx, user_id)
+            if not enabled:
+                _check_other(ctx, user_id, "disables")
             self._store.set_enabled(tx, ctx.realm_id, user_id, enabled=enabled)
             self._epochs.bump(tx, ctx.realm_id)
             ctx.draft.target = str(user_id)
@@ -121,8 +121,37 @@ class UserService:
 
         return await self._work.apply(ctx.draft, change)
 
-    def _manageable(self, tx: Tx, ctx: RequestContext, user_id: UUID) -> UserRecord:
-        """The user, if the caller may do all that the user may: otherwise a clerk could end an administrator."""
+    async def delete(self, ctx: RequestContext, user_id: UUID) -> Deleted:
+        """Remove a user for good, with credentials, roles and grants.
+
+        Raises:
+            Forbidden: without `users:manage`, or where the user may more than the caller.
+            NotFound: `not_found`.
+            Conflict: `conflict`: nobody deletes themselves.
+        """
+        require_everywhere(ctx, Permission.USERS_MANAGE)
+
+        def change(tx: Tx) -> Deleted:
+            self.manageable(tx, ctx, user_id)
+            _check_other(ctx, user_id, "deletes")
+            self._store.delete(tx, ctx.realm_id, user_id)
+            self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.target = str(user_id)
+            return Deleted(deleted=True)
+
+        return await self._work.apply(ctx.draft, change)
+
+    def exists(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> bool:
+        """Whether there is such a user, enabled or not."""
+        return self._store.find(tx, realm_id, user_id) is not None
+
+    def manageable(self, tx: Tx, ctx: RequestContext, user_id: UUID) -> UserRecord:
+        """The user, if the caller may do all that the user may: otherwise a clerk could end an administrator.
+
+        Raises:
+            Forbidden: a role of the user carries a platform permission that the caller lacks.
+            NotFound: `not_found`.
+        """
         found = self._store.find(tx, ctx.realm_id, user_id)
         if found is None:
             raise user_not_found(user_id)
@@ -161,6 +190,11 @@ class UserService:
             return shown(record)
 
         return insert
+
+
+def _check_other(ctx: RequestContext, user_id: UUID, verb: str) -> None:
+    if ctx.actor.kind is ActorKind.USER and ctx.actor.subject == str(user_id):
+        raise Conflict(f"nobody {verb} themselves", hint="ask another administrator")
 
 
 def user_not_found(user_id: object) -> NotFound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -45,6 +46,18 @@ class GrantStore(Protocol):
 
     def revoke(self, tx: Tx, realm_id: RealmId, grant_id: UUID, now_us: int) -> bool:
         """Revoke; whether it was alive before."""
+        ...
+
+    def of_user(
+        self, tx: Tx, realm_id: RealmId, user_id: UUID, *, now_us: int, after: UUID | None, limit: int
+    ) -> Sequence[GrantRecord]:
+        """At most `limit` living grants of a user in order of their ids, after one of these."""
+        ...
+
+    def revoke_of_user(
+        self, tx: Tx, realm_id: RealmId, user_id: UUID, *, grant_id: UUID | None, now_us: int
+    ) -> int:
+        """Revoke one grant of the user, or all of theirs; how many were not revoked before."""
         ...
 
     def revoke_access_token(self, tx: Tx, realm_id: RealmId, token_id: str, expires_us: int) -> bool:

@@ -253,6 +253,7 @@ oauth_grant = sa.Table(
     _time("expires_us"),
     _time("revoked_us", nullable=True),
     sa.Index(None, "expires_us"),
+    sa.Index(None, "realm_id", "user_id", "grant_id"),
     _within("client", "client_id"),
     _within("app_user", "user_id"),
 )

@@ -13,6 +13,7 @@ from qimem.kms.keys import KeyService
 from qimem.kms.signing_keys import SigningKeyService
 from qimem.oauth.clients import ClientService
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
+from qimem.oauth.grants_of_users import GrantsOfUsers
 from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.ports import TokenSigner
 from qimem.oauth.revocation import RevocationService
@@ -39,6 +40,7 @@ class Services:
     refresh: RefreshTokenGrant
     revocation: RevocationService
     introspection: IntrospectionService
+    grants_of_users: GrantsOfUsers
     signing_keys: SigningKeyService
     signer: TokenSigner
     events: AuditEvents

@@ -121,6 +121,40 @@ class UserStateRequest(Request, frozen=True, kw_only=True):
     realm_id: str | None = None
 
 
+class Deleted(Response, frozen=True, kw_only=True):
+    """Always true: it is gone."""
+
+    deleted: bool
+
+
+class Grant(Response, frozen=True, kw_only=True):
+    """Where a user is signed in: one login through one client, however often it was refreshed."""
+
+    grant_id: UUID
+    client_id: str
+    scope: str | None
+    created_at: str
+    refreshed_at: str | None
+    expires_at: str
+
+
+class ListGrantsQuery(ListUsersQuery, frozen=True, kw_only=True):
+    """Query of GET /v1/auth/users/{user_id}/grants."""
+
+
+class RevokeGrantsRequest(Request, frozen=True, kw_only=True):
+    """POST /v1/auth/users/{user_id}/grants/revoke."""
+
+    grant_id: UUID | None = None
+    realm_id: str | None = None
+
+
+class RevokedGrants(Response, frozen=True, kw_only=True):
+    """How many grants ended."""
+
+    revoked: int
+
+
 class TokenRequest(Request, frozen=True, kw_only=True):
     """POST /v1/auth/token: password or client credentials."""
 

@@ -114,6 +114,7 @@ def test_keys_from_before_signing_keys_had_a_life_get_one(location: DatabaseLoca
     lineage, active = UUID(int=1), UUID(int=2)
     with connected(location) as connection:
         connection.exec_driver_sql("DROP TABLE signing_key")
+        connection.exec_driver_sql("DROP INDEX ix_oauth_grant_realm_id_user_id_grant_id")
         connection.exec_driver_sql("UPDATE schema_version SET version_num = '0002'")
         realm = {"realm_id": "acme"}
         tables = METADATA.tables

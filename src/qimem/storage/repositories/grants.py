@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
 from qimem.oauth.models import GrantRecord
 from qimem.storage.repositories.single_use import SingleUse, claim, is_claimed
-from qimem.storage.schema import oauth_grant
+from qimem.storage.schema import Identifier, oauth_grant
 from qimem.storage.statement import sql
 
 _ONE = (
@@ -45,6 +46,28 @@ _REVOKE = sql(
     .returning(oauth_grant.c.grant_id)
 )
 
+_OF_USER = (
+    oauth_grant.c.realm_id == sa.bindparam("of_realm"),
+    oauth_grant.c.user_id == sa.bindparam("of_user"),
+    oauth_grant.c.revoked_us.is_(None),
+)
+_LIST = sql(
+    sa.select(*oauth_grant.c)
+    .where(
+        *_OF_USER,
+        oauth_grant.c.grant_id > sa.bindparam("after", type_=Identifier),
+        oauth_grant.c.expires_us > sa.bindparam("now_us", type_=sa.BigInteger),
+    )
+    .order_by(oauth_grant.c.grant_id)
+    .limit(sa.bindparam("count", type_=sa.Integer))
+)
+_REVOKE_ALL = sql(sa.update(oauth_grant).where(*_OF_USER).values(revoked_us=sa.bindparam("now_us")))
+_REVOKE_OF_USER = sql(
+    sa.update(oauth_grant)
+    .where(*_OF_USER, oauth_grant.c.grant_id == sa.bindparam("of_grant"))
+    .values(revoked_us=sa.bindparam("now_us"))
+)
+
 
 class GrantRepository:
     """Implements `oauth.ports.GrantStore`."""
@@ -74,6 +97,23 @@ class GrantRepository:
     def revoke(self, tx: Tx, realm_id: RealmId, grant_id: UUID, now_us: int) -> bool:
         """Revoke; whether it was alive before."""
         return tx.one(_REVOKE, of_realm=realm_id, of_grant=grant_id, now_us=now_us) is not None
+
+    def of_user(
+        self, tx: Tx, realm_id: RealmId, user_id: UUID, *, now_us: int, after: UUID | None, limit: int
+    ) -> Sequence[GrantRecord]:
+        """Living grants of a user in order of their ids."""
+        of_user = {"of_realm": realm_id, "of_user": user_id}
+        rows = tx.all(_LIST, **of_user, after=after or UUID(int=0), now_us=now_us, count=limit)
+        return [GrantRecord(*row) for row in rows]
+
+    def revoke_of_user(
+        self, tx: Tx, realm_id: RealmId, user_id: UUID, *, grant_id: UUID | None, now_us: int
+    ) -> int:
+        """Revoke one grant of the user, or all of theirs."""
+        of_user = {"of_realm": realm_id, "of_user": user_id, "now_us": now_us}
+        if grant_id is None:
+            return tx.run(_REVOKE_ALL, **of_user)
+        return tx.run(_REVOKE_OF_USER, **of_user, of_grant=grant_id)
 
     def revoke_access_token(self, tx: Tx, realm_id: RealmId, token_id: str, expires_us: int) -> bool:
         """Remember a dead token until it would have expired; False when it was dead already."""

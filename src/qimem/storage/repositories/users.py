@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from qimem.identity.models import UserRecord
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
-from qimem.storage.schema import app_user, credential, user_role
+from qimem.storage.schema import app_user, credential, oauth_grant, user_role
 from qimem.storage.statement import insert_if_absent, sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
@@ -55,6 +55,15 @@ _SET_ENABLED = sql(
     sa.update(app_user)
     .where(app_user.c.realm_id == sa.bindparam("of_realm"), app_user.c.user_id == sa.bindparam("of_user"))
     .values(enabled=sa.bindparam("to_enabled"))
+)
+# What refers to the user goes first.
+_DELETE = tuple(
+    sql(
+        sa.delete(table).where(
+            table.c.realm_id == sa.bindparam("of_realm"), table.c.user_id == sa.bindparam("of_user")
+        )
+    )
+    for table in (oauth_grant, user_role, credential, app_user)
 )
 _INSERT = insert_if_absent(app_user, returning=app_user.c.user_id)
 _INSERT_CREDENTIAL = sql(
@@ -108,6 +117,11 @@ class UserRepository:
     def set_enabled(self, tx: Tx, realm_id: RealmId, user_id: UUID, *, enabled: bool) -> None:
         """Let the user in, or not."""
         tx.run(_SET_ENABLED, of_realm=realm_id, of_user=user_id, to_enabled=enabled)
+
+    def delete(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> None:
+        """Remove the user with credentials, roles and grants."""
+        for statement in _DELETE:
+            tx.run(statement, of_realm=realm_id, of_user=user_id)
 
     def find_by_username(self, tx: Tx, realm_id: RealmId, username_key: str) -> tuple[UserRecord, str] | None:
         """The user by canonical name, with the stored password hash."""

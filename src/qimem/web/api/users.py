@@ -13,7 +13,17 @@ from qimem.identity.users import user_not_found
 from qimem.kernel.secret import SecretText
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.pages import next_cursor, page_limit, position
-from qimem.wire.auth import CreateUserRequest, ListUsersQuery, User, UserStateRequest
+from qimem.wire.auth import (
+    CreateUserRequest,
+    Deleted,
+    Grant,
+    ListGrantsQuery,
+    ListUsersQuery,
+    RevokedGrants,
+    RevokeGrantsRequest,
+    User,
+    UserStateRequest,
+)
 from qimem.wire.common import Page
 from qimem.wire.security import RealmQuery
 
@@ -49,6 +59,24 @@ async def disable_user(call: Call[UserStateRequest, None]) -> User:
 async def enable_user(call: Call[UserStateRequest, None]) -> User:
     """Undo disable."""
     return await call.services.users.set_enabled(call.context, _path_user(call), enabled=True)
+
+
+async def delete_user(call: Call[None, RealmQuery]) -> Deleted:
+    """Remove a user for good."""
+    return await call.services.users.delete(call.context, _path_user(call))
+
+
+async def list_grants(call: Call[None, ListGrantsQuery]) -> Page[Grant]:
+    """Where a user is signed in."""
+    (after,) = position(call.query.cursor, (UUID,)) or (None,)
+    limit = page_limit(call.query.limit)
+    items, last = await call.services.grants_of_users.list(call.context, _path_user(call), after, limit)
+    return Page(items=items, next_cursor=next_cursor(None if last is None else (last,)))
+
+
+async def revoke_grants(call: Call[RevokeGrantsRequest, None]) -> RevokedGrants:
+    """Sign a user out of one place, or everywhere."""
+    return await call.services.grants_of_users.revoke(call.context, _path_user(call), call.body.grant_id)
 
 
 def _path_user(call: Call[Any, Any]) -> UUID:
@@ -119,6 +147,41 @@ ENDPOINTS = (
         optional_body=True,
         summary="Enable a user",
         example={},
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/auth/users/{user_id}/grants",
+        name="users.list-grants",
+        audit=COUNTED,
+        handler=list_grants,
+        query=ListGrantsQuery,
+        response=Page[Grant],
+        permission=Permission.USERS_READ,
+        summary="List where a user is signed in",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/auth/users/{user_id}/grants/revoke",
+        name="users.revoke-grants",
+        audit=recorded("target"),
+        handler=revoke_grants,
+        request=RevokeGrantsRequest,
+        response=RevokedGrants,
+        permission=Permission.USERS_MANAGE,
+        optional_body=True,
+        summary="Sign a user out",
+        example={},
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/auth/users/{user_id}",
+        name="users.delete",
+        audit=recorded("target"),
+        handler=delete_user,
+        query=RealmQuery,
+        response=Deleted,
+        permission=Permission.USERS_MANAGE,
+        summary="Delete a user",
     ),
 )
 """Every operation of this resource."""
