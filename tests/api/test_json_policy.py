@@ -35,6 +35,7 @@ UNREASONABLE = {
 TAKEN_AT_ANY_LENGTH = {("keys.encrypt", "input"), ("tokens.revoke", "token")}
 """A plaintext may be as long as a body; and whatever is no token is revoked already."""
 
+ABSENT = "00000000-0000-4000-8000-000000000000"
 WRITES = [endpoint for endpoint in ENDPOINTS if endpoint.request is not None]
 
 
@@ -61,7 +62,7 @@ def with_field(endpoint: Endpoint, name: str, text: str) -> bytes:
 
 
 def send(place: Stage, endpoint: Endpoint, content: bytes) -> httpx.Response:
-    path = endpoint.path.replace("{key_id}", "00000000-0000-4000-8000-000000000000")
+    path = endpoint.path.replace("{key_id}", ABSENT).replace("{user_id}", ABSENT)
     return place.call(endpoint, path=path, content=content, headers={"Content-Type": JSON})
 
 

@@ -361,7 +361,7 @@ def test_a_long_body_is_read_also_when_it_arrives_with_its_header(
     ("method", "path"),
     [
         ("POST", "/realms/system/token"),
-        ("GET", "/realms/system/authorize"), ("GET", "/v1/auth/clients"),
+        ("GET", "/realms/system/authorize"), ("GET", "/v1/auth/policies"),
         ("POST", "/v1/auth/users/x/delete"), ("GET", "/v1/auth/grants"), ("GET", "/v1/auth/events"), ("POST", PATH + "/"),
     ],
 )  # fmt: skip

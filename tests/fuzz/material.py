@@ -68,6 +68,7 @@ class Material:
         refreshable = ask("/v1/auth/token", account.credentials, None)["refresh_token"]
         operator = ask("/v1/auth/token", account.operator, None)["access_token"]
         bearer = pair["access_token"]
+        user, doomed = (cls._someone(ask, bearer) for _ in range(2))
         name = f"orders-{os.getpid()}-{next(_numbers)}"
         key = ask("/v1/security/keys", {"name": name}, bearer)
         plaintext = {"key_id": key["key_id"], "input": "4111 1111 1111 1111"}
@@ -75,9 +76,19 @@ class Material:
         known = {
             "bearer": bearer, "refresh_token": refreshable, "revocable": revocable,
             "key_id": key["key_id"], "lineage_id": key["lineage_id"], "name": name, "envelope": sealed["envelope"],
-            "realm": account.realm_id, **{n: account.credentials[n] for n in ("client_id", "client_secret")},
+            "user_id": user, "doomed": doomed, "realm": account.realm_id, **{n: account.credentials[n] for n in ("client_id", "client_secret")},
         }  # fmt: skip
         return cls(account, known, operator)
+
+    @staticmethod
+    def _someone(ask: Callable[[str, Any, str | None], Any], bearer: str) -> str:
+        body = {
+            "username": f"someone-{os.getpid()}-{next(_numbers)}",
+            "password": "a-long-enough-phrase",
+            "roles": [],
+        }
+        found: str = ask("/v1/auth/users", body, bearer)["id"]
+        return found
 
     def valid(self, chance: random.Random) -> Draft:
         """A request that a server without faults serves, or refuses because of what exists already."""
@@ -93,13 +104,27 @@ class Material:
         if endpoint.idempotent and chance.random() < 0.2:
             headers.append((b"Idempotency-Key", b"key-%d" % chance.randrange(500)))
         return Draft(
-            endpoint.name, endpoint.method.encode(), self.fill(endpoint.path).encode(), self._query(endpoint, chance),
+            endpoint.name, endpoint.method.encode(), self._path(endpoint).encode(), self._query(endpoint, chance),
             headers, body, queue_seconds=QUEUES.get(endpoint.name, 0.0),
         )  # fmt: skip
 
+    def _path(self, endpoint: Endpoint) -> str:
+        # Who is deleted is nobody whom the other operations still need.
+        path = endpoint.path
+        return self.fill(path.replace("{user_id}", "{doomed}") if endpoint.name == "users.delete" else path)
+
     def fill(self, text: str) -> str:
         """The text with what is known in place of the words in braces."""
-        for name in ("key_id", "realm", "envelope", "client_id", "client_secret", "refresh_token"):
+        for name in (
+            "key_id",
+            "user_id",
+            "doomed",
+            "realm",
+            "envelope",
+            "client_id",
+            "client_secret",
+            "refresh_token",
+        ):
             text = text.replace(f"{{{name}}}", self.known[name])
         return text
 

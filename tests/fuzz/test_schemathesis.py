@@ -57,6 +57,7 @@ def furnished(world: World) -> Stage:
     key = ok(place.admin.post("/v1/security/keys", {"name": "orders"}))
     sealed = ok(place.admin.post("/v1/security/encrypt", {"name": "orders", "input": "4111"}))
     known |= {"key_id": key["key_id"], "envelope": sealed["envelope"]}
+    known["user_id"] = place.world.user(place.admin.realm_id)["id"]
     known |= {"client_id": place.admin.client_id, "client_secret": place.admin.client_secret}
     return place
 

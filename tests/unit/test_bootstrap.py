@@ -12,7 +12,7 @@ from qimem.bootstrap.first import Installed
 from qimem.bootstrap.serving import ENDPOINTS
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.kernel.secret import SecretText
-from qimem.wire.auth import Realm, Role, User
+from qimem.wire.auth import Realm, Role, RotatedSigningKey, User
 from qimem.wire.security import KeyMetadata
 
 ID = UUID("3fa85f64-5717-4562-b3fc-2c963f66afa6")
@@ -30,6 +30,7 @@ STORED = [
     Realm(id="acme", name='Acmé "&" <Söhne>\n\u2028', issuer="https://id.example/realms/acme", created_at=WHEN),
     Role(name="cipher", permissions=["keys:encrypt", f"keys:decrypt:{ID}"], realm_id="acme"),
     Role(name="nothing", permissions=[], realm_id="acme"),
+    RotatedSigningKey(kid="KTBNzVEhCyKxCkAqt4cc8e2qZEgGIlvvk6tTOVUyWNo"),
     User(id=ID, username="\U0001f600", realm_id="acme", roles=[], enabled=True, created_at=WHEN),
     User(id=ID, username="ada", realm_id="acme", roles=["a", "b"], enabled=False, created_at=WHEN, email="a@b.c"),
 ]  # fmt: skip

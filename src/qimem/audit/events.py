@@ -11,6 +11,7 @@ import gzip
 import heapq
 import itertools
 import logging
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -164,7 +165,7 @@ class AuditEvents:
         known = self._opened.get((stream.name, number))
         if known is not None:
             return known
-        with suppress(OSError, IndexError, EOFError, msgspec.MsgspecError):
+        with suppress(OSError, IndexError, EOFError, zlib.error, msgspec.MsgspecError):
             file = segment_files(stream, number)[0]
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as data:
                 opened = _header.decode(data.read(_HEADER_BYTES).partition(b"\n")[0]).opened

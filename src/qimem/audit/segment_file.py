@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from qimem.kernel.durable import sync_directory
+
 _NAME: Final = re.compile(r"([0-9]{8})\.jsonl(\.gz)?")
 _HEADS: Final = "heads"
 _COMPRESSION: Final = 1
@@ -61,14 +63,14 @@ class StreamFiles:
         # Retention goes by when the segment was written.
         os.utime(unfinished, ns=(written, written))
         unfinished.rename(packed)
-        _sync_directory(self.path)
+        sync_directory(self.path)
         plain.unlink()
 
     def remove(self, number: int) -> None:
         """Give up a segment."""
         for found in segment_files(self.path, number):
             found.unlink()
-        _sync_directory(self.path)
+        sync_directory(self.path)
 
     def head(self) -> bytes | None:
         """The checkpoint that was put aside; None when there is none."""
@@ -89,8 +91,8 @@ class StreamFiles:
         made = not head.exists()
         unfinished.rename(head)
         if made:
-            _sync_directory(heads)
-            _sync_directory(heads.parent)
+            sync_directory(heads)
+            sync_directory(heads.parent)
 
     def open_new(self, number: int, size: int) -> int:
         """A descriptor of a new segment: the spare one if there is one, else one made now.
@@ -105,7 +107,7 @@ class StreamFiles:
         descriptor = _open_regular(spare)
         try:
             spare.rename(self.file(number))
-            _sync_directory(self.path)
+            sync_directory(self.path)
         except BaseException:
             os.close(descriptor)
             raise
@@ -128,7 +130,7 @@ class StreamFiles:
         finally:
             os.close(descriptor)
         unfinished.rename(spare)
-        _sync_directory(self.path)
+        sync_directory(self.path)
 
     def open_last(self, number: int) -> int:
         """A descriptor to go on in a segment."""
@@ -166,8 +168,8 @@ class StreamDirectory(StreamFiles):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if made:
             # A record is not on the disk for good before the names above it are.
-            _sync_directory(path.parent)
-            _sync_directory(path.parent.parent)
+            sync_directory(path.parent)
+            sync_directory(path.parent.parent)
         self.lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,11 +265,3 @@ def _read_regular(path: Path) -> bytes:
     descriptor = _open_regular(path, os.O_RDONLY)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, whose kind is known by now
         return file.read()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

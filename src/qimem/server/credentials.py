@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qimem.kernel.durable import sync_directory
 from qimem.kernel.refusal import Refused
-from qimem.kms.seal.keyfile import sync_directory
 
 if TYPE_CHECKING:
     from qimem.bootstrap.first import Installed

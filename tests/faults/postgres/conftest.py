@@ -18,6 +18,7 @@ from tests.support.fault_load import Watch
 from tests.support.load import a_world, tireless
 from tests.support.postgres import Cluster
 from tests.support.postgres_proxy import Proxy
+from tests.support.processes import eventually
 from tests.support.server import Server
 
 CONNECTIONS = 40
@@ -42,6 +43,8 @@ class Node:
 
     def watch(self) -> Watch:
         """Clients of every kind, signed in anew: many tests take longer than a token lives."""
+        # A server that is broken on purpose is not back yet when the test before it ends.
+        eventually(lambda: self.person.http.get("/ready").status_code == 200, seconds=20)
         self.person.pair = self.person.login()
         return Watch(self.server, self.person, wires=2)
 

@@ -205,13 +205,14 @@ def test_nothing_is_acknowledged_into_a_file_that_others_do_not_find(
     assert b'"id":"%024d"' % 3 in b"".join(file.read_bytes() for file in (log / "s1").glob("0*"))
 
 
-def test_a_damaged_segment_hides_no_other(log: Path) -> None:
+@pytest.mark.parametrize("place", [0, 12, 30, 100, 0.5, -2])
+def test_a_damaged_segment_hides_no_other(log: Path, place: float) -> None:
     directory = StreamDirectory(log / "s1")
     directory.compress(1)
     directory.close()
     packed = log / "s1" / "00000001.jsonl.gz"
     data = bytearray(packed.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[int(len(data) * place) if place == 0.5 else int(place)] ^= 255
     packed.write_bytes(data)
     assert AuditEvents(log).find(Wanted(), None, 200)[0]
     assert faults(log)

@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from qimem.kernel.durable import sync_directory
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.hierarchy import KEY_BYTES, random_key
@@ -133,12 +134,3 @@ class KeyFileSeal:
         if error.errno == errno.ELOOP:
             return Refused(f"the root key file {self.path} is a symbolic link", "name the file itself")
         return Refused(f"cannot read the root key {self.path}: {error.strerror}")
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a new name in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

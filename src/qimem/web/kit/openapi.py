@@ -49,8 +49,11 @@ BEARER: Final = (
 
 CLIENT: Final = "`client_id` and `client_secret`, each form-encoded first (RFC 6749 §2.3.1)."
 
-# What no field of an endpoint tells. Encrypting can exhaust a key version, which is a conflict.
-_CONFLICTS: Final = frozenset({"keys.encrypt"})
+# What no field of an endpoint tells. Encrypting can exhaust a key version; permissions can be too many for a
+# token; nobody disables or deletes themselves.
+_CONFLICTS: Final = frozenset(
+    {"keys.encrypt", "tokens.issue", "tokens.refresh", "users.disable", "users.delete"}
+)
 # These answer from memory; nothing that they need can be unavailable.
 _ALWAYS_SERVED: Final = frozenset({"system.root", "system.health", "system.openapi", "system.docs"})
 _NOT_READY: Final = frozenset({"system.ready"})
