@@ -13,6 +13,9 @@ BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-header
 
+# What looks at the clock, or at all of the machine, runs alone.
+ALONE = tests/bench tests/e2e tests/faults tests/fuzz
+
 .PHONY: help run test acceptance check fix bench compare docs lock clean
 
 help: ## Show this list
@@ -26,7 +29,8 @@ run: ## Serve on embedded SQLite in DATA at BIND; initialises at the first start
 test: ## Everything: lint, types, structure, all tests on SQLite and PostgreSQL
 	@tools/prepare dev postgresql chromium wrk cc filesystems
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(ARGS)
+	$(BIN)/python -m pytest $(ALONE) $(ARGS)
 
 acceptance: ## Full counts of the long tests, resumable (ONLY=name); results in acceptance-results/
 	@tools/prepare dev postgresql chromium cc filesystems

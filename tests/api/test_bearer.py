@@ -76,9 +76,9 @@ def test_an_expired_token_is_refused(each_world: World, seconds: float) -> None:
     unwelcome(protected(each_world, forged.forge(exp=int(time.time() + seconds))))
 
 
-def test_a_token_expires_while_it_is_used(world: World, admin: Person) -> None:
+def test_a_token_expires_while_it_is_used(world: World) -> None:
     expires = int(time.time()) + 2
-    token = forger(world.server, admin.access_token).forge(exp=expires)
+    token = forger(world.server, world.person().access_token).forge(exp=expires)
     ok(protected(world, token))
     while time.time() < expires:
         time.sleep(0.05)

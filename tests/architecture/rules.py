@@ -34,7 +34,13 @@ OWNED_CALLS = {
 """
 
 DEADLINE_CALLS = {"time.monotonic", "time.perf_counter"}
-DEADLINE_ROOMS = ("qimem/kernel/clock.py", "qimem/server", "qimem/storage", "qimem/web")
+DEADLINE_ROOMS = (
+    "qimem/kernel/clock.py",
+    "qimem/kernel/patience.py",
+    "qimem/server",
+    "qimem/storage",
+    "qimem/web",
+)
 
 Findings = Iterator[str]
 

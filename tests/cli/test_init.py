@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qimem.server.credentials import CredentialsFile
 from tests.support.cli import PROGRAM, clean_environment, qimem
 
 
@@ -159,3 +160,23 @@ def test_a_credential_of_the_service_manager_is_the_key(tmp_path: Path) -> None:
     done = qimem("init", "--data-dir", tmp_path / "data", CREDENTIALS_DIRECTORY=str(tmp_path / "creds"))
     assert done.code == 0, done.err
     assert not (tmp_path / "data.root.key").exists()
+
+
+def test_credentials_that_could_not_be_printed_are_handed_out_by_the_next_start(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "init", "--data-dir", str(data), "-o", "json"],
+            stdout=full, stderr=subprocess.PIPE, env=clean_environment(), check=False,
+        )  # fmt: skip
+    assert done.returncode != 0
+    file = CredentialsFile.beside(data)
+    kept = file.prepared()
+    assert kept is not None
+    assert kept["client_secret"].startswith("qcs_")
+    assert not file.exists()
+
+
+def test_nothing_is_kept_of_credentials_that_were_printed(made) -> None:
+    directory, _ = made
+    assert files(directory) == {"data", "data.root.key"}

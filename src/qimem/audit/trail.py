@@ -21,6 +21,7 @@ from qimem.audit.writer import SegmentWriter
 from qimem.errors import QimemError, audit_unavailable
 from qimem.kernel.clock import Clock
 from qimem.kernel.limits import (
+    AUDIT_ANSWER_SECONDS,
     AUDIT_BATCH_BYTES_MAX,
     AUDIT_BATCH_RECORDS_MAX,
     AUDIT_CHECKPOINT_SECONDS,
@@ -54,6 +55,8 @@ class AuditTrail:
         self.strict = strict
         self._waiting: list[tuple[bytes, Done]] = []
         self._written: list[tuple[bytes, Done]] = []
+        self._since = 0.0
+        """When the oldest of those who wait came, by the loop's clock."""
         self._busy = False
         self._failed = False
         self._closed = False
@@ -99,10 +102,12 @@ class AuditTrail:
             Unavailable: `audit_unavailable`: it is not written.
         """
         self.require_writable()
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            self._since = loop.time()
         self._waiting.append((line, done))
         if not self._busy:
             self._busy = True
-            loop = asyncio.get_running_loop()
             if self.strict:
                 # What else this turn of the loop brings goes along.
                 loop.call_soon(self._write)
@@ -164,6 +169,7 @@ class AuditTrail:
         self._written = [(b"", lambda done: None if signed.done() else signed.set_result(done))]
         self._busy = True
         self._state.unsigned += 1
+        self._since = asyncio.get_running_loop().time()
         self._hand_over([], sign=True)
         if not await signed:
             raise audit_unavailable()
@@ -182,7 +188,9 @@ class AuditTrail:
 
     def _hand_over(self, lines: list[bytes], *, sign: bool) -> None:
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(AUDIT_WRITE_SECONDS, self._too_late)
+        # Who came while the disk was busy has waited for the write before: for both no longer than a second.
+        due = min(loop.time() + AUDIT_WRITE_SECONDS, self._since + AUDIT_ANSWER_SECONDS)
+        self._deadline = loop.call_at(due, self._too_late)
         steps = list(self._state.steps(lines, sign=sign))
         self._head = self._state.take_head()
         self._writer.write(steps, self._done)
@@ -205,11 +213,15 @@ class AuditTrail:
         if self._waiting:
             self._busy = True
             self._write_next()
-        elif self._state.unsigned and self._checkpoint is None:
-            loop = asyncio.get_running_loop()
-            self._checkpoint = loop.call_later(AUDIT_CHECKPOINT_SECONDS, self._sign)
+        else:
+            self._sign_later()
         # Last, so that the disk is busy again while the answers are written.
         _tell_all(written, on_disk=True)
+
+    def _sign_later(self) -> None:
+        if self._state.unsigned and self._checkpoint is None:
+            loop = asyncio.get_running_loop()
+            self._checkpoint = loop.call_later(AUDIT_CHECKPOINT_SECONDS, self._sign)
 
     def _settle_deadline(self) -> None:
         if self._deadline is not None:
@@ -227,6 +239,7 @@ class AuditTrail:
         if not self._busy and not self._failed and self._state.unsigned:
             self._busy = True
             self._signed_at -= AUDIT_CHECKPOINT_SECONDS
+            self._since = asyncio.get_running_loop().time()
             self._write()
 
     def _too_late(self) -> None:
@@ -273,6 +286,9 @@ class AuditTrail:
         if self._waiting:
             self._busy = True
             self._write_next()
+        else:
+            # Nobody may come for long, and what is not signed could be cut off unseen.
+            self._sign_later()
 
 
 def _batch(waiting: list[tuple[bytes, Done]]) -> int:

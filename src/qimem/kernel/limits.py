@@ -96,8 +96,8 @@ POSTGRES_POOL_MAX: Final = 8
 POSTGRES_RETRIES_MAX: Final = 8
 STORAGE_ANSWER_SECONDS: Final = 0.85
 """What one request waits for PostgreSQL, all its questions together: callers are answered within a second."""
-STORAGE_PROMPT_SECONDS: Final = 0.05
-"""Answers that come sooner are not counted, so that a long batch may ask often."""
+BATCH_SECONDS: Final = 20.0
+"""For all items of a batch together, each of which may wait as long as one request; the rest is refused."""
 BACKGROUND_ANSWER_SECONDS: Final = 5.0
 """What start-up and background work wait for one answer."""
 STATEMENT_TIMEOUT_SECONDS: Final = 5
@@ -129,6 +129,8 @@ AUDIT_WAITING_MAX: Final = 16_384
 """Records that wait for the disk; beyond it requests are refused before anything is done."""
 AUDIT_WRITE_SECONDS: Final = 0.8
 """A disk that takes longer is taken for gone: callers are answered within a second."""
+AUDIT_ANSWER_SECONDS: Final = 0.95
+"""From a record's submission to its caller's answer, the write before its own included."""
 AUDIT_RETRY_SECONDS: Final = 0.25
 AUDIT_INTERVAL_SECONDS: Final = 0.2
 """How long records gather in mode `interval`."""

@@ -12,6 +12,7 @@ from functools import partial
 from uuid import UUID
 
 from qimem.errors import Conflict, Unavailable, storage_unavailable
+from qimem.kernel import patience
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import LEASE_BLOCK_MAX, LEASE_BLOCK_MIN
 from qimem.kernel.transaction import Database
@@ -47,7 +48,8 @@ class MessageLease:
         """
         while not self.take():
             failures = self._failures
-            async with self._lock:
+            await self._turn()
+            try:
                 if self.remaining:
                     continue
                 if self._failures != failures:
@@ -69,6 +71,22 @@ class MessageLease:
                     )
                 self._block = min(block * 2, LEASE_BLOCK_MAX)
                 self.remaining += granted
+            finally:
+                self._lock.release()
+
+    async def _turn(self) -> None:
+        """Wait for the lock, no longer than the request may wait for storage: it is storage that is waited for."""
+        if not self._lock.locked():
+            await self._lock.acquire()
+            return
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            await asyncio.wait_for(self._lock.acquire(), patience.seconds())
+        except TimeoutError:
+            raise storage_unavailable() from None
+        finally:
+            patience.spend(loop.time() - began)
 
     def give_back(self) -> int:
         """How many messages are left unused; they are no longer this lease's."""

@@ -39,6 +39,10 @@ def shown(installed: Installed, external_url: str | None) -> dict[str, str | Non
     }
 
 
+class NoCredentials(Refused):
+    """The file was read, and is not what was once written there."""
+
+
 @dataclass(frozen=True, slots=True)
 class CredentialsFile:
     """`<data-dir>.credentials.json`."""
@@ -84,11 +88,19 @@ class CredentialsFile:
             os.fsync(file.fileno())
 
     def prepare(self, content: dict[str, str | None]) -> None:
-        """Put the content aside, durably; again replaces what was put aside before."""
-        draft = self._draft
-        draft.abandon()
-        draft.reserve()
-        draft.write(content)
+        """Put the content aside, durably; again replaces what was put aside before.
+
+        What was there before may be the only way into an installation: it goes when the new one is on the disk.
+
+        Raises:
+            Refused: it cannot be written.
+            OSError: it cannot be written in whole.
+        """
+        fresh = self._fresh
+        fresh.abandon()
+        fresh.reserve()
+        fresh.write(content)
+        fresh.path.rename(self._draft.path)
         sync_directory(self.path.parent)
 
     def publish(self) -> None:
@@ -97,17 +109,24 @@ class CredentialsFile:
         sync_directory(self.path.parent)
 
     def prepared(self) -> dict[str, Any] | None:
-        """What was put aside by a start that ended before it could publish it; None: nothing, or not all of it."""
+        """What was put aside by a start that ended before it could publish it; None: nothing, or nothing whole.
+
+        Raises:
+            Refused: it cannot be read; it may be the only way into the installation, and must not be taken for none.
+        """
+        if not self._is_empty() or not os.path.lexists(self._draft.path):
+            return None
         try:
-            return self._draft.read() if self._is_empty() else None
-        except Refused:
+            return self._draft.read()
+        except NoCredentials:
             return None
 
     def discard(self) -> None:
         """Forget what was put aside."""
         # Asked first: a start on a read-only file system has nothing to remove, and may not even try.
-        if os.path.lexists(self._draft.path):
-            self._draft.abandon()
+        for file in (self._draft, self._fresh):
+            if os.path.lexists(file.path):
+                file.abandon()
 
     def abandon(self) -> None:
         """Give the name back."""
@@ -116,6 +135,10 @@ class CredentialsFile:
     @property
     def _draft(self) -> CredentialsFile:
         return CredentialsFile(self.path.with_name(f".{self.path.name}.new"))
+
+    @property
+    def _fresh(self) -> CredentialsFile:
+        return CredentialsFile(self.path.with_name(f".{self.path.name}.newer"))
 
     def _is_empty(self) -> bool:
         """Whether nothing would be lost if it were written."""
@@ -145,7 +168,7 @@ class CredentialsFile:
             try:
                 content = json.loads(file.read())
             except ValueError as error:
-                raise Refused(f"{self.path} holds no credentials") from error
+                raise NoCredentials(f"{self.path} holds no credentials") from error
         if not isinstance(content, dict):
-            raise Refused(f"{self.path} holds no credentials")
+            raise NoCredentials(f"{self.path} holds no credentials")
         return content

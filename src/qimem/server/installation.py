@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from qimem.bootstrap import database, first
@@ -41,6 +42,8 @@ class Opened:
 async def initialise(settings: Settings, admin: AdminChoice, environ: Mapping[str, str]) -> Installed:
     """Make a new installation because the operator asked for one.
 
+    Its credentials are put aside until `handed_out`: whatever ends the command first, a later start finds them.
+
     Raises:
         Conflict: there is one already.
         Refused: the place is not fit for a root key or for data.
@@ -51,10 +54,23 @@ async def initialise(settings: Settings, admin: AdminChoice, environ: Mapping[st
             raise Conflict("initialised already", code="already_exists", hint="start it with qimem serve")
         custody = _custody(settings, environ, explicit=True)
         key = _key_for_new(settings, custody)
+        file = CredentialsFile.beside(settings.server.data_dir)
+
+        def keep(made: Installed) -> None:
+            # Where it can be: the operator asked for an answer and not for a file.
+            with suppress(Refused, OSError):
+                file.prepare(shown(made, None))
+
         try:
-            return await _make(settings, key, admin, custody)
+            return await _make(settings, key, admin, custody, keep)
         finally:
             key.wipe()
+
+
+def handed_out(settings: Settings) -> None:
+    """The operator has the credentials that `initialise` answered: nothing of them is kept any more."""
+    with suppress(OSError):
+        CredentialsFile.beside(settings.server.data_dir).discard()
 
 
 async def open_or_initialise(

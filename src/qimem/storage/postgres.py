@@ -162,8 +162,12 @@ class PostgresDatabase(EpochRows):
     def _begin(self, operation: Operation, begin: str) -> PostgresConnection:
         # An idle connection may have died unnoticed; nothing was sent on it, so one retry is safe.
         for last in (False, True):
+            # Both outside the judgement of the connection: that a caller has left says nothing about it, and one
+            # that took long to open is there for the next.
+            operation.check()
             try:
                 connection = self._connection()
+                operation.check()
                 connection.deadline = operation.deadline if last else _probe(connection, operation.deadline)
                 connection.execute(begin)
                 check_primary(connection)
@@ -214,8 +218,10 @@ class PostgresDatabase(EpochRows):
             self._lose()
 
     def _lose(self) -> None:
-        if getattr(self._local, "connection", None) is not None:
-            self._distrust()
+        connection: PostgresConnection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            if not connection.merely_slow:
+                self._distrust()
             self._drop()
 
     def _drop(self) -> None:

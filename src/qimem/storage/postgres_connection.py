@@ -17,6 +17,7 @@ from qimem.errors import storage_unavailable
 from qimem.kernel.limits import (
     ABANDONED_STATEMENT_SECONDS,
     POSTGRES_CONNECT_SECONDS,
+    POSTGRES_IDLE_SECONDS,
     STATEMENT_TIMEOUT_SECONDS,
 )
 from qimem.kernel.refusal import Refused
@@ -59,6 +60,8 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
     deadline: float = math.inf
     opened: float = 0.0
     heard: float = 0.0
+    merely_slow: bool = False
+    """It ended because the caller's time was over, and not because anything broke."""
     warned: bool = False
     """Something was not as it should be, and the statement went on all the same."""
 
@@ -68,10 +71,12 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
         Raises:
             psycopg.OperationalError: no answer before the deadline, or `timeout` seconds if that is sooner.
         """
-        left = _left(self.deadline, timeout)
+        asked = time.monotonic()
+        left = _left(self, timeout)
         try:
             found = super().wait(gen, interval, left)
         except psycopg.OperationalError:
+            self.merely_slow = _merely_slow(self, asked)
             _close_if_busy(self)
             raise
         self.heard = time.monotonic()
@@ -87,6 +92,7 @@ class AsyncPostgresConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     deadline: float = math.inf
     heard: float = 0.0
+    merely_slow: bool = False
 
     async def wait(
         self,
@@ -99,23 +105,32 @@ class AsyncPostgresConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         Raises:
             psycopg.OperationalError: no answer before the deadline, or `timeout` seconds if that is sooner.
         """
-        left = _left(self.deadline, timeout)
+        asked = time.monotonic()
+        left = _left(self, timeout)
         try:
             found = await super().wait(gen, interval, left)
         except psycopg.OperationalError:
+            self.merely_slow = _merely_slow(self, asked)
             _close_if_busy(self)
             raise
         self.heard = time.monotonic()
         return found
 
 
-def _left(deadline: float, timeout: float | None) -> float | None:
-    if deadline == math.inf:
+def _left(connection: PostgresConnection | AsyncPostgresConnection, timeout: float | None) -> float | None:
+    if connection.deadline == math.inf:
         return timeout
-    left = deadline - time.monotonic()
+    left = connection.deadline - time.monotonic()
     if left <= 0:
+        connection.merely_slow = True
         raise psycopg.OperationalError("no time is left to ask")
     return left if timeout is None else min(left, timeout)
+
+
+def _merely_slow(connection: PostgresConnection | AsyncPostgresConnection, asked: float) -> bool:
+    # What was heard a moment before is alive: a locked row or a busy server must not cost the other connections.
+    # One that was idle for long may be dead without a sign, and then the others may be as well.
+    return time.monotonic() >= connection.deadline and asked - connection.heard < POSTGRES_IDLE_SECONDS
 
 
 def _close_if_busy(connection: PostgresConnection | AsyncPostgresConnection) -> None:

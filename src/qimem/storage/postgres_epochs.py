@@ -241,11 +241,12 @@ class EpochReader:
         self, connection: AsyncPostgresConnection, batch: _Batch, error: psycopg.Error, began: float
     ) -> None:
         await connection.close()
-        self._lost()
-        for other in [other for other in self._idle if other.heard < began]:
-            # Whatever cut this one may have cut those.
-            self._idle.remove(other)
-            await other.close()
+        if not connection.merely_slow:
+            self._lost()
+            for other in [other for other in self._idle if other.heard < began]:
+                # Whatever cut this one may have cut those.
+                self._idle.remove(other)
+                await other.close()
         if not batch.repeated and batch.deadline > time.monotonic():
             # It may have died while idle; a new one tells whether the server is there.
             batch.repeated = True

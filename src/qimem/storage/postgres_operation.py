@@ -43,7 +43,8 @@ class Operation:
             Unavailable: the caller was told that nothing has changed.
         """
         with self._lock:
-            if self._abandoned:
+            # Whoever waits leaves now, though it may not have come to saying so: nothing was sent yet.
+            if self._abandoned or time.monotonic() >= self.deadline:
                 raise storage_unavailable()
             self._committing = True
 

@@ -18,7 +18,9 @@ from qimem.kernel.limits import (
     POSTGRES_RETRIES_MAX,
 )
 from qimem.kernel.transaction import Tx, UniqueViolation
+from qimem.storage import postgres
 from qimem.storage.postgres import PostgresDatabase
+from qimem.storage.postgres_connection import PostgresConnection, connect
 from tests.contract.storage.postgres_backends import backend, end
 from tests.contract.storage.rows import ACME, COUNT_SPENT, add_realm, claim, names
 
@@ -255,6 +257,50 @@ async def test_when_one_connection_broke_the_others_are_not_believed_in(
         await postgres_database.read(names)
     after = await asyncio.gather(postgres_database.read(meet), postgres_database.read(meet))
     assert not {*before} & {*after}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_connection_that_took_long_to_open_is_there_for_the_next(
+    postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[float] = []
+
+    def slowly(url: str) -> PostgresConnection:
+        opened.append(time.monotonic())
+        time.sleep(0.4)
+        return connect(url)
+
+    monkeypatch.setattr(postgres, "connect", slowly)
+    outcomes = []
+    for _ in range(2 * POSTGRES_POOL_MAX):
+        try:
+            outcomes.append(await postgres_database.read(names))
+        except Unavailable as refusal:
+            outcomes.append(refusal.code)
+        await asyncio.sleep(0.2)
+    assert outcomes[0] == "storage_unavailable"
+    assert outcomes[-POSTGRES_POOL_MAX:] == POSTGRES_POOL_MAX * [[]]
+    assert len(opened) <= POSTGRES_POOL_MAX
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_waits_too_long_for_a_row_costs_the_others_no_connection(
+    postgres_database: PostgresDatabase, admin: psycopg.Connection
+) -> None:
+    def meet(tx: Tx) -> int:
+        together.wait(5)
+        return backend(tx)
+
+    together = threading.Barrier(3)
+    before = await asyncio.gather(*(postgres_database.read(meet) for _ in range(3)))
+    admin.execute("BEGIN")
+    admin.execute("LOCK TABLE realm")
+    with pytest.raises(Unavailable):
+        await postgres_database.read(names)
+    admin.execute("ROLLBACK")
+    await asyncio.sleep(0.1)
+    after = await asyncio.gather(*(postgres_database.read(meet) for _ in range(3)))
+    assert len({*before} & {*after}) >= 2
 
 
 async def test_a_row_that_came_between_look_and_insert_is_seen(

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,6 +169,46 @@ async def test_nobody_pays_for_an_idle_process_that_is_gone(tmp_path: Path) -> N
     written = [0, *(10 * number + other for number in range(1, 4) for other in range(3))]
     assert records(tmp_path / "0") == [line(number).strip() for number in written]
     assert verified(tmp_path / "0").segment == 4
+
+
+async def test_what_was_not_signed_when_the_process_died_is_signed_by_the_next_one(tmp_path: Path) -> None:
+    stream = await Stream.open(tmp_path / "0")
+    await stream.trail.append(line(0))
+    # So that the hour of signing comes while nobody can write.
+    await asyncio.sleep(AUDIT_CHECKPOINT_SECONDS - 0.03)
+    stream.disk.kill()
+    await asyncio.sleep(AUDIT_CHECKPOINT_SECONDS + 1.0)
+    assert stream.state.unsigned == 0
+    await stream.trail.close()
+    await stream.die()
+
+
+async def test_who_comes_while_a_slow_disk_is_busy_waits_for_both_writes_no_longer_than_a_second(
+    tmp_path: Path,
+) -> None:
+    stream = await Stream.open(tmp_path / "0")
+    await stream.trail.append(line(0))
+
+    async def told(number: int) -> float:
+        begun = time.monotonic()
+        with contextlib.suppress(Unavailable):
+            await stream.trail.append(line(number))
+        return time.monotonic() - begun
+
+    first = asyncio.ensure_future(told(1))
+    stream.disk.suspend()
+    await asyncio.sleep(0.05)
+    second = asyncio.ensure_future(told(2))
+    await asyncio.sleep(0.6)
+    # The first write is done in the end, and the second hangs.
+    stream.disk.resume()
+    await first
+    stream.disk.suspend()
+    assert await asyncio.wait_for(second, 3) < 1.0
+    stream.disk.resume()
+    await writable(stream.trail)
+    await stream.trail.close()
+    await stream.die()
 
 
 async def test_an_idle_process_that_is_gone_for_good_is_told_within_a_second(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from qimem.errors import Conflict, Unavailable, outcome_unknown, storage_unavailable
+from qimem.kernel import patience
 from qimem.kernel.limits import LEASE_BLOCK_MAX, LEASE_BLOCK_MIN, MESSAGES_PER_VERSION_MAX
 from qimem.kms.leases import MessageLease
 from tests.unit.kms.fakes import ACME, FakeDatabase, FakeKeys
@@ -170,3 +172,25 @@ async def test_one_who_gives_up_waiting_holds_nobody_up() -> None:
     patient = asyncio.ensure_future(setting.take(lease))
     impatient.cancel()
     assert await asyncio.wait_for(patient, 5) == 1
+
+
+async def test_who_waits_for_a_lease_waits_no_longer_than_for_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "BACKGROUND_ANSWER_SECONDS", 0.1)
+    setting, lease = Setting(), a_lease()
+    going_on = asyncio.Event()
+    write = setting.database.write
+
+    async def slowly(work: Any) -> Any:
+        await going_on.wait()
+        return await write(work)
+
+    setting.database.write = slowly  # type: ignore[method-assign,assignment]
+    first = asyncio.ensure_future(setting.take(lease))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(lease.take_leasing(setting.database, setting.store), 1)
+    going_on.set()
+    assert await first == 1
+    assert await asyncio.wait_for(setting.take(lease), 1) == 1

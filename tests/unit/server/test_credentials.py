@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -125,7 +127,27 @@ def test_what_others_could_write_is_not_taken_for_ours(tmp_path: Path) -> None:
     file = CredentialsFile(tmp_path / "c.json")
     file.prepare({"client_id": "c"})
     draft_of(file).chmod(0o606)
-    assert file.prepared() is None
+    # Nor for nothing: it may be the only way into the installation.
+    with pytest.raises(Refused, match="open to others"):
+        file.prepared()
+
+
+def test_what_was_put_aside_stays_until_the_next_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = CredentialsFile(tmp_path / "c.json")
+    file.prepare({"client_id": "c"})
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            file.prepare({"client_id": "c", "external_url": "https://id.example"})
+    assert file.prepared() == {"client_id": "c"}
+    file.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_takes_the_place_of_credentials_that_are_there(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from qimem.storage import sqlite_driver
-from qimem.storage.schema import METADATA, realm, role
+from qimem.storage.schema import for_migrations, realm, role
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     made = sa.create_engine(f"sqlite:///{tmp_path / 'x.db'}", module=sqlite_driver, poolclass=sa.NullPool)
-    METADATA.create_all(made)
+    for_migrations().create_all(made)
     yield made
     made.dispose()
 
@@ -70,7 +70,7 @@ def test_what_is_not_committed_is_undone(engine: sa.Engine) -> None:
 
 def test_reflection_finds_tables_keys_and_indexes(engine: sa.Engine) -> None:
     inspector = sa.inspect(engine)
-    assert set(inspector.get_table_names()) == set(METADATA.tables)
+    assert set(inspector.get_table_names()) == set(for_migrations().tables)
     assert inspector.get_pk_constraint("role")["constrained_columns"] == ["realm_id", "name"]
     assert inspector.get_foreign_keys("role_permission")[0]["referred_columns"] == ["realm_id", "name"]
     assert "uq_kms_key_name" in {index["name"] for index in inspector.get_indexes("kms_key")}
@@ -113,7 +113,10 @@ def test_identifiers_are_sixteen_bytes(engine: sa.Engine) -> None:
     key = UUID(int=7)
     values = {"singleton": 1, "instance_id": key, "incarnation": b"i", "key_check": b"k", "created_us": 1}
     with engine.begin() as connection:
-        connection.execute(sa.insert(METADATA.tables["instance"]), values)
+        connection.execute(sa.insert(for_migrations().tables["instance"]), values)
         raw = connection.exec_driver_sql("SELECT instance_id, typeof(instance_id) FROM instance").one()
         assert tuple(raw) == (key.bytes, "blob")
-        assert connection.execute(sa.select(METADATA.tables["instance"].c.instance_id)).scalar_one() == key
+        assert (
+            connection.execute(sa.select(for_migrations().tables["instance"].c.instance_id)).scalar_one()
+            == key
+        )

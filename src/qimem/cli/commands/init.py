@@ -39,7 +39,7 @@ def init(
     """  # noqa: D301 - click reads the control character
     from qimem.kernel.hardening import harden  # noqa: PLC0415
     from qimem.server.credentials import shown  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.server.installation import initialise  # noqa: PLC0415
+    from qimem.server.installation import handed_out, initialise  # noqa: PLC0415
 
     harden()
     # Nothing listens here, so what only concerns listening must not stop it.
@@ -47,3 +47,4 @@ def init(
     admin = choose_admin(admin_username, admin_password_file)
     installed = asyncio.run(initialise(settings, admin, os.environ))
     emit(shown(installed, None), format)
+    handed_out(settings)

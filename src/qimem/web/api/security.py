@@ -13,6 +13,7 @@ from qimem.crypto.algorithms import Algorithm, parse_algorithm
 from qimem.crypto.envelope import decode_base64
 from qimem.crypto.wrap import UnwrapFailed
 from qimem.errors import Internal, Invalid, InvalidFields, QimemError
+from qimem.kernel import patience
 from qimem.kernel.limits import BATCH_ITEMS_MAX, DECRYPT_BODY_BYTES_MAX
 from qimem.kms.cipher import Opened, Sealed
 from qimem.kms.models import KeyRef, key_not_found
@@ -91,7 +92,9 @@ async def encrypt(call: Call[EncryptRequest, None]) -> Encrypted | EncryptedItem
     call.draft.items = len(body.items)
     outer = _key(body)
     results: list[Encrypted | ErrorBody] = []
+    ends = patience.begin_items()
     for item in body.items:
+        patience.begin_item(ends)
         try:
             ref = _key(item) or outer or _required_key(item)
             sealed = await call.services.cipher.encrypt(call.context, ref, _plaintext(item))
@@ -116,7 +119,9 @@ async def decrypt(call: Call[DecryptRequest, None]) -> Decrypted | DecryptedByte
     call.draft.items = len(body.items)
     outer = _key(body)
     results: list[Decrypted | DecryptedBytes | ErrorBody] = []
+    ends = patience.begin_items()
     for item in body.items:
+        patience.begin_item(ends)
         try:
             pin = _key(item) or outer
             opened = await call.services.cipher.decrypt(call.context, _envelope(item), pin)
