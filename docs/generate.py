@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 from qimem import __version__, errors
-from qimem.authz.permissions import BUILT_IN_ROLES, REALM_SCOPED, SCOPABLE, Permission
+from qimem.authz.permissions import BUILT_IN_ROLES, SCOPABLE, Permission, compile_permissions
 from qimem.bootstrap.serving import ENDPOINTS
 from qimem.cli import main as cli
 from qimem.config.load import ALIASES
@@ -289,13 +289,18 @@ def permissions() -> str:
             # Its own holder may ask about a token too, so the endpoint itself asks for none.
             asked.append("`POST /v1/auth/token/introspect`")
         scope = f"`{permission}:<lineage id>`" if permission in SCOPABLE else ""
-        holder = "`operator`, `realm-admin`" if permission in REALM_SCOPED else "`operator`"
-        rows.append([f"`{permission}`", ", ".join(asked) or "reserved", scope, holder])
+        holders = [
+            f"`{role}`"
+            for role, wildcard in sorted(BUILT_IN_ROLES.items())
+            if permission in compile_permissions(frozenset({wildcard})).everywhere
+        ]
+        rows.append([f"`{permission}`", ", ".join(asked) or "reserved", scope, ", ".join(holders)])
     body = table(["permission", "asked for by", "narrowed to one key", "built-in roles that hold it"], rows)
     roles = [[f"`{role}`", f"`{wildcard}`"] for role, wildcard in sorted(BUILT_IN_ROLES.items())]
     body += ["", "## Built-in roles", "", *table(["role", "holds"], roles), ""]
     body += [
-        "`operator` exists in realm `system` alone and acts in every realm.",
+        "`operator` and `platform-admin` exist in realm `system` alone and act in every realm. `platform-admin` runs the",
+        "platform and neither uses nor sees a key; nor can it give away what leads to one.",
         "`realm-admin` exists in every realm and holds what is inside it, permissions of later versions included.",
         "",
         "## An application's own permissions",

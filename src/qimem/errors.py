@@ -7,6 +7,7 @@
     ├── Forbidden              the caller is known and lacks a permission
     ├── NotFound               no such object that this caller may know of
     ├── Conflict               it exists already, or its state forbids the call
+    ├── PreconditionFailed     it is not what the caller saw any more
     ├── Mismatch               an idempotency key came back with another body
     ├── Limited                too many, too fast
     ├── Unavailable            cannot serve now; trying again later can help
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    PRECONDITION = "precondition"
     MISMATCH = "mismatch"
     LIMITED = "limited"
     UNAVAILABLE = "unavailable"
@@ -121,6 +123,13 @@ class Conflict(QimemError):
     ) -> None:
         super().__init__(message, code=code, hint=hint)
         self.object_id = object_id
+
+
+class PreconditionFailed(QimemError):
+    """The object is not what the caller saw any more (`If-Match`)."""
+
+    kind = Kind.PRECONDITION
+    default_code = "precondition_failed"
 
 
 class Mismatch(QimemError):

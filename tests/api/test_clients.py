@@ -76,6 +76,7 @@ def test_a_client_is_answered_with_everything_it_is(each_world: World) -> None:
         "jwks_uri": None,
         "tier": "pro",
         "roles": [],
+        "enabled": True,
         "created_at": body["created_at"],
     }
     assert UUID(body["client_id"]).version == 4

@@ -23,7 +23,7 @@ REQUESTS = {
 }
 EXPOSED = {
     "x-request-id", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after",
-    "www-authenticate",
+    "www-authenticate", "etag",
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_a_preflight_of_a_listed_origin_is_allowed_what_the_api_needs(edge: Edge
     assert found["access-control-allow-origin"] == LISTED
     assert found["access-control-allow-methods"] == answer.header("allow") == "OPTIONS, POST"
     allowed = {word.strip().lower() for word in found["access-control-allow-headers"].split(",")}
-    assert allowed == {"authorization", "content-type", "idempotency-key", "x-request-id"}
+    assert allowed == {"authorization", "content-type", "idempotency-key", "if-match", "x-request-id"}
     assert int(found["access-control-max-age"]) <= 7200
     assert "access-control-allow-credentials" not in found
     assert answer.header("vary") == "Origin"

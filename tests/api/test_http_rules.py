@@ -13,9 +13,9 @@ from qimem.kernel import limits
 from qimem.web.kit.endpoint import Endpoint
 from tests.api.raw import Raw, chunked, get, post
 from tests.support.api import Person, World
+from tests.support.paths import OPERATORS_ONLY, filled
 from tests.support.server import Server, ok, refused
 
-ABSENT = "00000000-0000-4000-8000-000000000000"
 MEDIA_HINT = "send Content-Type: application/json"
 FORM_HINT = "form-encoded OAuth clients: /realms/{realm}/token"
 PATHS = sorted({endpoint.path for endpoint in ENDPOINTS})
@@ -43,10 +43,6 @@ ANSWERS = {
 
 def name_of(endpoint: Endpoint) -> str:
     return endpoint.name
-
-
-def filled(path: str) -> str:
-    return path.replace("{key_id}", ABSENT).replace("{user_id}", ABSENT).replace("{realm}", "system")
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +140,7 @@ def test_a_declared_length_over_the_limit_is_refused_unread(
 ) -> None:
     limit = limits.DECRYPT_BODY_BYTES_MAX if endpoint.name == "keys.decrypt" else limits.BODY_BYTES_MAX
     head = post(filled(endpoint.path), b"").replace(b"Length: 0", b"Length: %d" % (limit + 1))
+    head = head.replace(b"POST", endpoint.method.encode(), 1)
     with Raw(sqlite_server.url) as connection:
         connection.send(head)
         answer = connection.answer()
@@ -157,6 +154,7 @@ def test_chunks_over_the_limit_are_refused_before_their_end(
     limit = limits.DECRYPT_BODY_BYTES_MAX if endpoint.name == "keys.decrypt" else limits.BODY_BYTES_MAX
     token = (f"Authorization: {world.operator.headers['authorization']}",)
     data = chunked(filled(endpoint.path), b"{" + b" " * limit, lines=token)
+    data = data.replace(b"POST", endpoint.method.encode(), 1)
     with Raw(sqlite_server.url) as connection:
         connection.send(data[: -len(b"\r\n0\r\n\r\n")])
         answer = connection.answer()
@@ -207,23 +205,33 @@ def test_an_encoded_body_is_refused_unread(nobody, coding: str) -> None:
 def test_an_operation_that_needs_no_field_needs_no_body(
     world: World, admin: Person, key: str, endpoint: Endpoint
 ) -> None:
-    path = endpoint.path.replace("{key_id}", key).replace("{user_id}", world.user(admin.realm_id)["id"])
+    known = {
+        "key_id": key,
+        "user_id": world.user(admin.realm_id)["id"],
+        "client_id": world.client(admin.realm_id)["client_id"],
+        "realm_id": world.realm(),
+    }
+    caller = world.operator if endpoint.permission in OPERATORS_ONLY else admin.http
     for more in ({}, {"headers": {"Content-Type": "application/json"}}, {"json": {}}):
-        ok(admin.post(path, **more))
+        ok(caller.post(filled(endpoint.path, **known), **more))
 
 
 @pytest.mark.parametrize("endpoint", [e for e in WRITES if not e.optional_body], ids=name_of)
 def test_an_operation_that_needs_fields_needs_a_body(world: World, endpoint: Endpoint) -> None:
     for more in ({}, {"headers": {"Content-Type": "application/json"}}):
-        body = refused(world.operator.post(filled(endpoint.path), **more), 400, "invalid_json")
+        answer = world.operator.request(endpoint.method, filled(endpoint.path), **more)
+        body = refused(answer, 400, "invalid_json")
         assert body["error"] == "invalid JSON: a body is required"
 
 
 @pytest.mark.parametrize("endpoint", FIELDLESS, ids=name_of)
 @pytest.mark.parametrize("body", [b" ", b"\n", b"null", b"[]", b'""'])
-def test_an_empty_body_is_empty(admin: Person, key: str, endpoint: Endpoint, body: bytes) -> None:
-    path = endpoint.path.replace("{key_id}", key).replace("{user_id}", ABSENT)
-    answer = admin.http.post(path, content=body, headers={"Content-Type": "application/json"})
+def test_an_empty_body_is_empty(
+    world: World, admin: Person, key: str, endpoint: Endpoint, body: bytes
+) -> None:
+    path = filled(endpoint.path, key_id=key)
+    caller = world.operator if endpoint.permission in OPERATORS_ONLY else admin.http
+    answer = caller.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
 
 
@@ -236,7 +244,9 @@ def test_a_get_does_not_mind_a_body(sqlite_server: Server) -> None:
 @pytest.mark.parametrize("endpoint", WRITES, ids=name_of)
 def test_a_query_beside_a_body_is_refused(world: World, endpoint: Endpoint) -> None:
     body = {"json": {}} if endpoint.optional_body else {"json": endpoint.example}
-    answer = world.operator.post(filled(endpoint.path), params={"realm_id": "system"}, **body)
+    answer = world.operator.request(
+        endpoint.method, filled(endpoint.path), params={"realm_id": "system"}, **body
+    )
     assert refused(answer, 400, "invalid_field")["hint"] == "fields go into the body"
 
 

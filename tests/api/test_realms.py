@@ -28,6 +28,7 @@ def test_a_realm_is_answered_with_its_issuer(each_world: World) -> None:
         "id": name,
         "name": "Acme Corporation ✓",
         "issuer": f"{each_world.server.url}/realms/{name}",
+        "enabled": True,
         "created_at": body["created_at"],
     }
     assert MOMENT.fullmatch(body["created_at"])
@@ -170,7 +171,7 @@ def test_an_idempotency_key_with_another_body_makes_nothing(each_world: World) -
     assert not rows(each_world.server, realm, realm_id=other)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
-def test_only_creation_is_offered(world: World, method: str) -> None:
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_only_creation_and_the_list_are_offered(world: World, method: str) -> None:
     answer = world.operator.request(method, PATH)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")

@@ -217,12 +217,6 @@ def test_an_address_is_kept_as_it_is_spelled(world: World, admin: Person, email:
     assert made["email"] == email
 
 
-def test_a_second_factor_is_not_taken_before_it_is_asked_for(admin: Person) -> None:
-    asked = body(admin.realm_id, "never", totp_secret="JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
-    answer = refused(admin.post(PATH, asked), 400, "invalid_field")
-    assert answer["fields"] == {"/totp_secret": "unknown field"}
-
-
 @pytest.mark.parametrize(
     ("changed", "fields"),
     [

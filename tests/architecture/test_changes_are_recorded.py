@@ -10,6 +10,8 @@ WITHOUT_RECORD = {
     "audit/intents.py": "forgets records that stand in the log",
     "bootstrap/first.py": "the installation itself; there is no log yet",
     "bootstrap/serving.py": "the external URL, at the first start",
+    "identity/login/attempts.py": "counts attempts; what comes of them has its record",
+    "identity/second_factor.py": "uses up a code; what it was used for has its record",
     "jobs/runner.py": "leases of background work",
     "jobs/tasks.py": "deletes what expired",
     "kernel/unit_of_work.py": "the way that all others go",

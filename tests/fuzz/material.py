@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import random
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from qimem.authz.permissions import Permission
 from qimem.bootstrap.serving import ENDPOINTS
 from qimem.kernel.limits import AUDIT_SEGMENTS_PER_QUESTION, PASSWORD_LANE_WAIT_SECONDS
 from qimem.web.kit.endpoint import Endpoint
 from tests.fuzz.draft import Draft, Pairs, tree
+from tests.fuzz.things import Ask, Things, fresh
+from tests.support.paths import OPERATORS_ONLY
 
 QUEUES = {
     "users.create": PASSWORD_LANE_WAIT_SECONDS, "tokens.issue": PASSWORD_LANE_WAIT_SECONDS,
+    "users.set-password": PASSWORD_LANE_WAIT_SECONDS, "me.change-password": 2 * PASSWORD_LANE_WAIT_SECONDS,
+    "me.enrol-totp": PASSWORD_LANE_WAIT_SECONDS, "me.disable-totp": PASSWORD_LANE_WAIT_SECONDS,
+    "me.renew-recovery-codes": PASSWORD_LANE_WAIT_SECONDS,
     "audit.list": AUDIT_SEGMENTS_PER_QUESTION * 0.6,
 }  # fmt: skip
 """Operation → seconds that it may wait beside the loop: for Argon2id, or for segments of the log to be read."""
 
-WEIGHTS = {"users.create": 0.1, "tokens.issue": 0.3, "audit.list": 0.3, "realms.create": 0.15, "system.openapi": 0.1, "system.docs": 0.1,
+WEIGHTS = {"users.create": 0.1, "users.set-password": 0.1, "me.change-password": 0.2, "me.enrol-totp": 0.2, "me.disable-totp": 0.5, "me.renew-recovery-codes": 0.5, "tokens.issue": 1.0, "audit.list": 0.3, "realms.create": 0.15, "system.openapi": 0.1, "system.docs": 0.1,
            "keys.encrypt": 2.0, "keys.decrypt": 3.0}  # fmt: skip
 """How often an operation is tried; 1 where it is not named. Hashing, rendering and reading the log would take all the time."""
 
 FRESH_NAMES = 0.3
 """Elsewhere the examples' own names, which exist after the first time."""
-
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Material:
     operator_token: str
 
     @classmethod
-    def make(cls, account: Account, ask: Callable[[str, Any, str | None], Any]) -> Material:
+    def make(cls, account: Account, ask: Ask) -> Material:
         """Sign in and make a key.
 
         Args:
@@ -68,39 +68,33 @@ class Material:
         refreshable = ask("/v1/auth/token", account.credentials, None)["refresh_token"]
         operator = ask("/v1/auth/token", account.operator, None)["access_token"]
         bearer = pair["access_token"]
-        user, doomed = (cls._someone(ask, bearer) for _ in range(2))
-        name = f"orders-{os.getpid()}-{next(_numbers)}"
+        client = {name: account.credentials[name] for name in ("client_id", "client_secret")}
+        in_realm = client | {"realm_id": account.realm_id}
+        name = fresh("orders")
         key = ask("/v1/security/keys", {"name": name}, bearer)
         plaintext = {"key_id": key["key_id"], "input": "4111 1111 1111 1111"}
         sealed = ask("/v1/security/encrypt", plaintext, bearer)
         known = {
             "bearer": bearer, "refresh_token": refreshable, "revocable": revocable,
             "key_id": key["key_id"], "lineage_id": key["lineage_id"], "name": name, "envelope": sealed["envelope"],
-            "user_id": user, "doomed": doomed, "realm": account.realm_id, **{n: account.credentials[n] for n in ("client_id", "client_secret")},
+            "realm": account.realm_id, **client, **Things(ask, bearer, operator, in_realm).all(),
         }  # fmt: skip
         return cls(account, known, operator)
-
-    @staticmethod
-    def _someone(ask: Callable[[str, Any, str | None], Any], bearer: str) -> str:
-        body = {
-            "username": f"someone-{os.getpid()}-{next(_numbers)}",
-            "password": "a-long-enough-phrase",
-            "roles": [],
-        }
-        found: str = ask("/v1/auth/users", body, bearer)["id"]
-        return found
 
     def valid(self, chance: random.Random) -> Draft:
         """A request that a server without faults serves, or refuses because of what exists already."""
         endpoint = chance.choices(ENDPOINTS, _WEIGHTS)[0]
         body = self._body(endpoint, chance)
         headers = [(b"Host", self.account.host)]
-        if endpoint.permission is not None:
-            operators = endpoint.permission is Permission.REALMS_CREATE
-            token = self.operator_token if operators else self.known["bearer"]
+        if endpoint.needs_bearer:
+            operators = endpoint.permission in OPERATORS_ONLY or endpoint.realm_in_path
+            own = self.known.get(f"bearer.{endpoint.name}", self.known["bearer"])
+            token = self.operator_token if operators else own
             headers.append((b"Authorization", b"Bearer " + token.encode()))
         if body is not None:
             headers.append((b"Content-Type", b"application/json"))
+        if endpoint.merges:
+            headers.append((b"If-Match", b"*"))
         if endpoint.idempotent and chance.random() < 0.2:
             headers.append((b"Idempotency-Key", b"key-%d" % chance.randrange(500)))
         return Draft(
@@ -109,23 +103,15 @@ class Material:
         )  # fmt: skip
 
     def _path(self, endpoint: Endpoint) -> str:
-        # Who is deleted is nobody whom the other operations still need.
-        path = endpoint.path
-        return self.fill(path.replace("{user_id}", "{doomed}") if endpoint.name == "users.delete" else path)
+        # What is deleted is nothing that the other operations still need.
+        path = endpoint.path.replace("{client_id}", "{other_client}")
+        doomed = self.known.get(f"doomed.{endpoint.name}")
+        return self.fill(path if doomed is None else re.sub(r"\{\w+\}", doomed, path))
 
     def fill(self, text: str) -> str:
         """The text with what is known in place of the words in braces."""
-        for name in (
-            "key_id",
-            "user_id",
-            "doomed",
-            "realm",
-            "envelope",
-            "client_id",
-            "client_secret",
-            "refresh_token",
-        ):
-            text = text.replace(f"{{{name}}}", self.known[name])
+        for name in re.findall(r"\{(\w+)\}", text):
+            text = text.replace(f"{{{name}}}", self.known.get(name, f"{{{name}}}"))
         return text
 
     def _body(self, endpoint: Endpoint, chance: random.Random) -> Any:
@@ -140,7 +126,7 @@ class Material:
             if name == "name" and value == "orders":
                 body[index] = (name, self.known["name"])
             elif name in {"id", "name", "username"} and chance.random() < FRESH_NAMES:
-                body[index] = (name, f"{value}-{os.getpid()}-{next(_numbers)}")
+                body[index] = (name, fresh(value))
         self._vary(endpoint, body, chance)
         return body
 
@@ -159,6 +145,8 @@ class Material:
             body[:] = [("items", [item] * chance.randrange(1, 4)), ("name", self.known["name"])]
 
     def _query(self, endpoint: Endpoint, chance: random.Random) -> bytes:
+        if endpoint.name == "realms.delete":
+            return b"confirm=" + self.known[f"doomed.{endpoint.name}"].encode()
         if endpoint.query is None or chance.random() < 0.3:
             return b""
         names = chance.sample(endpoint.query.__struct_fields__, min(2, len(endpoint.query.__struct_fields__)))

@@ -71,7 +71,7 @@ def total(reports: list[Report], name: str) -> Counter:
 
 @pytest.mark.acceptance
 def test_no_spoiled_request_brings_about_a_fault(tmp_path: Path) -> None:
-    count = volume(REQUESTS, share=0.005)
+    count = volume(REQUESTS, share=0.008)
     reports = attack(Server(tmp_path, workers=2), count)
     rate = sum(report.sent / report.seconds for report in reports)
     print(f"{rate:.0f}/s, silent {sum(r.silent for r in reports)}, slow once {total(reports, 'slow')}")

@@ -40,6 +40,16 @@ ACCEPTING = {
 """Operations whose schema says all there is to say about a request; of the others it cannot: that a role exists,
 that an envelope is one, that of three fields one is given."""
 
+NEVER_SERVED = {
+    *(
+        f"POST /v1/auth/me/{what}"
+        for what in ("password", "totp", "totp/confirm", "totp/disable", "recovery-codes")
+    ),
+    *(f"POST /v1/auth/realms/{{realm_id}}/{verb}" for verb in ("disable", "enable")),
+    "DELETE /v1/auth/realms/{realm_id}",
+}
+"""These would sign out whoever calls, or end the realm that all others are about; the raw fuzzer has others for them."""
+
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 FAULTS = {
     "lets_everyone_in": "ST401",  # ignored_auth
@@ -57,7 +67,16 @@ def furnished(world: World) -> Stage:
     key = ok(place.admin.post("/v1/security/keys", {"name": "orders"}))
     sealed = ok(place.admin.post("/v1/security/encrypt", {"name": "orders", "input": "4111"}))
     known |= {"key_id": key["key_id"], "envelope": sealed["envelope"]}
-    known["user_id"] = place.world.user(place.admin.realm_id)["id"]
+    realm_id = place.admin.realm_id
+    known |= {
+        "user_id": place.world.user(realm_id)["id"],
+        "role": place.world.role(realm_id, []),
+        "realm_id": realm_id,
+    }
+    # Not the client of who calls, which nobody ends.
+    known["path.client_id"] = place.world.client(realm_id)["client_id"]
+    # Otherwise the example would change the password of who calls.
+    del known["password"]
     known |= {"client_id": place.admin.client_id, "client_secret": place.admin.client_secret}
     return place
 
@@ -80,7 +99,7 @@ def sharpened(document: Any, place: Stage) -> Any:
     ):
         inner["properties"] |= {"realm_id": {"enum": [place.admin.realm_id, None]}}
     if inner.get("in") == "path":
-        inner["example"] = place.known[inner["name"]]
+        inner["example"] = place.known.get(f"path.{inner['name']}") or place.known[inner["name"]]
     if inner.get("in") == "query" and inner["name"] == "realm_id":
         inner["schema"] = {"const": place.admin.realm_id}
     return inner
@@ -125,6 +144,10 @@ def explore(server: Server, examples: int) -> dict[str, Any]:
         # What revoke ends must not be what refresh spends.
         media = document["paths"]["/v1/auth/token/revoke"]["post"]["requestBody"]["content"][JSON]
         media["example"] = {"token": place.admin.login()["refresh_token"]}
+        # Nor the name of a key that is there already.
+        document["paths"]["/v1/security/keys"]["post"]["requestBody"]["content"][JSON]["example"] = {
+            "name": "fresh"
+        }
         (place_of_work / "openapi.json").write_text(json.dumps(document))
         (place_of_work / "schemathesis.toml").write_text(settings(place))
         command = [
@@ -151,7 +174,7 @@ def test_every_answer_is_as_the_document_says(tmp_path: Path) -> None:
         operation: sum(phase["accepted"] for phase in phases.values())
         for operation, phases in report["valid_rates"].items()
     }
-    assert [operation for operation, count in served.items() if count == 0] == []
+    assert {operation for operation, count in served.items() if count == 0} <= NEVER_SERVED
 
 
 def test_answers_that_are_not_in_the_document_are_found(tmp_path: Path) -> None:

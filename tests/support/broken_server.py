@@ -52,6 +52,16 @@ def trusts_cache() -> None:
     _replace(RealmCaches, "fresh", fresh)
 
 
+def hurries_its_signing_keys() -> None:
+    """Not a fault: what takes ten minutes takes three seconds, and what overlaps does so many times over."""
+    from qimem.bootstrap import serving
+    from qimem.kms import signing_keys
+
+    _replace(signing_keys, "SIGNING_KEY_LEAD_SECONDS", 3)
+    _replace(signing_keys, "SIGNING_KEYS_PUBLISHED_MAX", 64)
+    _replace(serving, "SIGNING_KEYS_LOOK_SECONDS", 1)
+
+
 def is_far_from_its_database() -> None:
     """Not a fault: the answer to each epoch query takes long, as from another building."""
     from qimem.storage.postgres_epochs import EpochReader

@@ -12,8 +12,10 @@ from qimem.bootstrap.first import Installed
 from qimem.bootstrap.serving import ENDPOINTS
 from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.kernel.secret import SecretText
-from qimem.wire.auth import Realm, Role, RotatedSigningKey, User
+from qimem.wire.auth import RotatedSigningKey
+from qimem.wire.realms import Realm, Role
 from qimem.wire.security import KeyMetadata
+from qimem.wire.users import User
 
 ID = UUID("3fa85f64-5717-4562-b3fc-2c963f66afa6")
 WHEN = "2026-11-24T12:00:00.000001Z"

@@ -5,12 +5,12 @@ A record for each would let anybody fill the disk, and would make the log the sl
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from qimem.audit.intents import new_record_id
 from qimem.audit.record import encoded
+from qimem.kernel.addresses import customer_of
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kernel.limits import AUDIT_REFUSALS_MAX
@@ -36,7 +36,7 @@ class RefusalCounts:
             event: What was asked for.
             reason: Code of the error.
         """
-        key = _prefix(address), event, reason
+        key = customer_of(address), event, reason
         count = self._counts.get(key)
         if count is None and len(self._counts) >= AUDIT_REFUSALS_MAX:
             key = _ELSEWHERE, event, reason
@@ -52,7 +52,7 @@ class RefusalCounts:
         counts, self._counts = self._counts, {}
         merged: dict[tuple[str, str, str], int] = {}
         for (address, event, reason), count in counts.items():
-            key = _prefix(address), event, reason
+            key = customer_of(address), event, reason
             merged[key] = merged.get(key, 0) + count
         at = rfc3339(self._clock.now_us())
         try:
@@ -78,13 +78,3 @@ def _line(at: str, address: str, event: str, reason: str, count: int) -> bytes:
         count=count,
     )
     return encoded(record)
-
-
-def _prefix(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from qimem.authz.permissions import EVERYTHING, EVERYTHING_IN_REALM, Permission, split
+from qimem.authz.permissions import WILDCARDS, Permission, split
 from qimem.errors import Forbidden
 from qimem.kernel.context import Actor, PermissionSet, RequestContext
 
@@ -57,8 +57,8 @@ def require_grantable(actor: Actor, names: Iterable[str]) -> None:
     """Refuse unless the actor holds every platform permission that it is about to give away.
 
     An application's own permissions can be given by who holds `roles:create`: the application trusts
-    them, whoever they reach and by whatever path. `realm:*` can be given by who holds it or by an operator,
-    `*` only by an operator.
+    them, whoever they reach and by whatever path. `realm:*` and `platform:*` can be given by who holds them or by an
+    operator, `*` only by an operator.
 
     Raises:
         Forbidden: names the first permission that is lacking.
@@ -74,7 +74,7 @@ def _lacking(held: PermissionSet, name: str) -> str | None:
     """What must be held to give this name away, and is not; None when it may be given."""
     if held.operator:
         return None
-    if name in {EVERYTHING, EVERYTHING_IN_REALM}:
+    if name in WILDCARDS:
         return None if name in held.names else name
     parts = split(name)
     if parts is None:

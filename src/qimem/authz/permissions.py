@@ -6,8 +6,9 @@ name a known action; every other name `[!-~]{1,128}` without `*` is the applicat
 in tokens and never asked for here. Resources that a later version needs are reserved from the
 start: a name that applications could hand out today must not become a power tomorrow.
 
-Two wildcards exist and neither can be spelled in a role: `*` (role `operator` of realm `system`:
-everything, in every realm) and `realm:*` (role `realm-admin`: everything inside its realm).
+Three wildcards exist and none can be spelled in a role: `*` (role `operator` of realm `system`:
+everything, in every realm), `platform:*` (role `platform-admin` of realm `system`: everything in every realm but
+its keys) and `realm:*` (role `realm-admin`: everything inside its realm).
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ class Permission(StrEnum):
     """What the endpoints ask for."""
 
     AUDIT_READ = "audit:read"
+    AUTHZ_EXPLAIN = "authz:explain"
     CLIENTS_CREATE = "clients:create"
+    CLIENTS_MANAGE = "clients:manage"
+    CLIENTS_READ = "clients:read"
     KEYS_CREATE = "keys:create"
     KEYS_DECRYPT = "keys:decrypt"
     KEYS_ENCRYPT = "keys:encrypt"
@@ -37,7 +41,12 @@ class Permission(StrEnum):
     PLUGINS_READ = "plugins:read"
     PLUGINS_WRITE = "plugins:write"
     REALMS_CREATE = "realms:create"
+    REALMS_MANAGE = "realms:manage"
+    REALMS_READ = "realms:read"
+    REALMS_UPDATE = "realms:update"
     ROLES_CREATE = "roles:create"
+    ROLES_MANAGE = "roles:manage"
+    ROLES_READ = "roles:read"
     SIGNING_KEYS_ROTATE = "signing-keys:rotate"
     TOKENS_INTROSPECT = "tokens:introspect"
     USERS_CREATE = "users:create"
@@ -46,20 +55,34 @@ class Permission(StrEnum):
 
 
 EVERYTHING: Final = "*"
+PLATFORM: Final = "platform:*"
 EVERYTHING_IN_REALM: Final = "realm:*"
+CROSSING: Final = frozenset({EVERYTHING, PLATFORM})
+"""Those that count in every realm."""
+WILDCARDS: Final = frozenset({EVERYTHING, PLATFORM, EVERYTHING_IN_REALM})
 
-BUILT_IN_ROLES: Final = {"operator": EVERYTHING, "realm-admin": EVERYTHING_IN_REALM}
-"""Role name → the wildcard it carries. `operator` exists only in realm `system`."""
+BUILT_IN_ROLES: Final = {
+    "operator": EVERYTHING,
+    "platform-admin": PLATFORM,
+    "realm-admin": EVERYTHING_IN_REALM,
+}
+"""Role name → the wildcard it carries."""
+SYSTEM_ROLES: Final = frozenset({"operator", "platform-admin"})
+"""Those of them that exist only in realm `system`."""
 
 PLATFORM_RESOURCES: Final = frozenset({
     "audit", "authz", "backups", "clients", "grants", "keys", "limits", "nodes", "operators", "platform",
     "plugins", "realm", "realms", "roles", "sessions", "settings", "signing-keys", "system", "tokens", "users",
 })  # fmt: skip
 
-_PLATFORM_ONLY: Final = frozenset({Permission.REALMS_CREATE.value})
+PLATFORM_ONLY: Final = frozenset({Permission.REALMS_CREATE.value, Permission.REALMS_MANAGE.value})
+"""What counts in realm `system` alone."""
 _ALL: Final = frozenset(permission.value for permission in Permission)
-REALM_SCOPED: Final = _ALL - _PLATFORM_ONLY
+REALM_SCOPED: Final = _ALL - PLATFORM_ONLY
 """What `realm:*` means today; permissions of later versions join by being listed above."""
+
+_WITHOUT_KEYS: Final = frozenset(name for name in _ALL if not name.startswith("keys:"))
+"""What `platform:*` means: who runs the platform gets no tenant's data to see, and so cannot give that away either."""
 
 SCOPABLE: Final = frozenset(name for name in _ALL if name.startswith("keys:") and name != "keys:create")
 """Permissions that may be narrowed to one lineage."""
@@ -108,11 +131,14 @@ def compile_permissions(names: frozenset[str]) -> PermissionSet:
     Args:
         names: Canonical permission names, wildcards included.
     """
+    crossing = names & CROSSING
     everywhere: set[str] = set()
     scoped: dict[str, set[UUID]] = {}
     for name in names:
         if name == EVERYTHING:
             everywhere |= _ALL
+        elif name == PLATFORM:
+            everywhere |= _WITHOUT_KEYS
         elif name == EVERYTHING_IN_REALM:
             everywhere |= REALM_SCOPED
         elif (parts := split(name)) is not None:
@@ -126,4 +152,7 @@ def compile_permissions(names: frozenset[str]) -> PermissionSet:
         everywhere=frozenset(everywhere),
         scoped={base: frozenset(lineages) for base, lineages in scoped.items()},
         operator=EVERYTHING in names,
+        crosses_realms=bool(crossing),
+        # A role for the keys of realm `system` must not open those of every tenant.
+        abroad=compile_permissions(crossing) if crossing and crossing != names else None,
     )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
 from qimem.audit.events import AuditEvents
 from qimem.audit.intents import Intents
 from qimem.crypto.passwords import OWASP_MINIMUM, PasswordProfile
+from qimem.identity.login.attempts import LoginAttempts
 from qimem.identity.login.service import LoginService
+from qimem.identity.own_factor import OwnFactor
 from qimem.identity.passwords import PasswordLane
 from qimem.identity.roles import BuiltInRoles, RoleAssignment, RoleService
-from qimem.identity.users import UserService
+from qimem.identity.second_factor import SecondFactors
+from qimem.identity.user_passwords import UserPasswords
+from qimem.identity.users import CredentialMakers, UserService
 from qimem.kernel.clock import Clock
 from qimem.kernel.epochs import RealmCaches
 from qimem.kernel.unit_of_work import UnitOfWork
@@ -28,24 +34,28 @@ from qimem.oauth.access_token import AccessTokens, Issuers
 from qimem.oauth.bearer import BearerAuthenticator
 from qimem.oauth.client_auth import ClientAuthenticator
 from qimem.oauth.clients import ClientService
+from qimem.oauth.explanation import ExplanationService
 from qimem.oauth.grants.client_credentials import ClientCredentialsGrant
 from qimem.oauth.grants.password import PasswordGrant
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
 from qimem.oauth.grants_of_users import GrantsOfUsers
 from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.issuer import Issuer
+from qimem.oauth.me import MeService
 from qimem.oauth.refresh_token import RefreshTokens
 from qimem.oauth.revocation import RevocationService
 from qimem.oauth.standing import StandingCheck
 from qimem.oauth.token_endpoint import TokenEndpoint
 from qimem.realms.service import RealmService
 from qimem.storage.database import OpenDatabase
+from qimem.storage.repositories.attempts import AttemptRepository
 from qimem.storage.repositories.clients import ClientRepository
 from qimem.storage.repositories.grants import GrantRepository
 from qimem.storage.repositories.idempotency import IdempotencyRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
 from qimem.storage.repositories.roles import RoleRepository
+from qimem.storage.repositories.second_factors import SecondFactorRepository
 from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.storage.repositories.users import UserRepository
 from qimem.web.services import Services
@@ -59,6 +69,8 @@ ROLES = RoleRepository()
 USERS = UserRepository()
 CLIENTS = ClientRepository()
 GRANTS = GrantRepository()
+ATTEMPTS = AttemptRepository()
+FACTORS = SecondFactorRepository()
 SIGNING_KEYS = SigningKeyRepository()
 
 
@@ -75,13 +87,16 @@ class Core:
     ) -> None:
         self.database = database
         self.clock = clock
-        self.caches = RealmCaches(database, database)
         self.keyring = Keyring(root_key, database, KEYS)
+        self.caches = RealmCaches(database, database, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         self.issuers = Issuers(external_url)
         self.access_tokens = AccessTokens(self.internal, self.issuers, clock)
         self.standing = StandingCheck(REALMS, CLIENTS, USERS, ROLES)
         self.lane = PasswordLane(self.internal, profile)
+        self.factors = SecondFactors(database, FACTORS, self.keyring, clock)
+        attempts = LoginAttempts(database, ATTEMPTS, clock)
+        self.login = LoginService(database, USERS, self.lane, attempts, self.factors, FACTORS)
         self.bearer = BearerAuthenticator(
             self.caches, self.access_tokens, self.internal, self.standing, GRANTS, clock
         )
@@ -111,25 +126,24 @@ class Core:
         """
         clock, database, work = self.clock, self.database, self.unit_of_work(intents)
         roles = RoleAssignment(ROLES)
-        users = UserService(work, database, USERS, roles, self.lane, clock)
-        clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS)
+        users = UserService(work, database, USERS, roles, CredentialMakers(self.lane, self.factors), clock)
+        clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS, clock)
         issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
-        login = LoginService(database, USERS, self.lane)
+        login, app_name = self.login, urlsplit(self.issuers.external_url).hostname or "qimem"
         provisioning = (RealmKeyProvisioning(KEYS, SIGNING_KEYS, self.keyring), BuiltInRoles(ROLES))
         refresh_tokens = RefreshTokens(database, GRANTS, self.internal)
         revocation = RevocationService(work, database, GRANTS, self.access_tokens, refresh_tokens, clock)
         check = SelfCheck(database, self.keyring, clock)
-
-        async def readiness() -> dict[str, str]:
-            failing = await check.readiness()
-            return failing if log_writable() else failing | {"audit": "the audit log cannot be written"}
-
         return Services(
             keys=KeyService(database, work, database, KEYS, self.keyring, clock),
             cipher=cipher,
-            realms=RealmService(work, REALMS, provisioning, self.issuers.of, clock),
+            realms=RealmService(work, database, REALMS, provisioning, self.issuers.of, clock),
             roles=RoleService(work, database, ROLES, clock),
             users=users,
+            passwords=UserPasswords(work, users, login, self.lane, GRANTS, clock),
+            own_factor=OwnFactor(work, users, login, self.factors, FACTORS, app_name),
+            explanations=ExplanationService(work, REALMS, USERS, CLIENTS, ROLES),
+            me=MeService(work, self.standing, self.factors),
             grants_of_users=GrantsOfUsers(work, database, GRANTS, users, clock),
             clients=ClientService(work, database, CLIENTS, roles, clock),
             tokens=TokenEndpoint(
@@ -144,10 +158,15 @@ class Core:
             ),
             signing_keys=self.signing_keys(intents),
             signer=self.internal,
-            readiness=readiness,
+            readiness=partial(_readiness, check, log_writable),
             self_check=check.run,
             events=events,
         )
+
+
+async def _readiness(check: SelfCheck, log_writable: Callable[[], bool]) -> dict[str, str]:
+    failing = await check.readiness()
+    return failing if log_writable() else failing | {"audit": "the audit log cannot be written"}
 
 
 class JsonCodec:

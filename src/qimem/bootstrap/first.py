@@ -14,22 +14,24 @@ from qimem.crypto.mac import key_check_value
 from qimem.crypto.randomness import new_uuid, random_bytes, token_text
 from qimem.identity.passwords import PasswordLane
 from qimem.identity.roles import BuiltInRoles, RoleAssignment
-from qimem.identity.users import UserService
+from qimem.identity.users import CredentialMakers, NewUser, UserService
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
 from qimem.kernel.limits import INSTALL_SECONDS
+from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.kms.hierarchy import RootKey
 from qimem.kms.instance import Instance
 from qimem.kms.internal_keys import PreparedRealm, RealmKeyProvisioning
-from qimem.oauth.clients import UNLIMITED_TIER, ClientService, Registration
+from qimem.oauth.clients import ClientService
+from qimem.oauth.registration import UNLIMITED_TIER, Registration
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.audit import IntentRepository
 from qimem.storage.repositories.instance import InstanceRepository
-from qimem.wire.auth import CreatedClient
+from qimem.wire.clients import CreatedClient
 
 _GENERATED_PASSWORD_BYTES = 24
 _INSTANCE = InstanceRepository()
@@ -91,6 +93,29 @@ async def initialise(
         await database.close()
 
 
+def generated_password() -> SecretText:
+    """A password that nobody chose."""
+    return SecretText(token_text(_GENERATED_PASSWORD_BYTES))
+
+
+async def own_instance(database: OpenDatabase, root_key: SecretBytes) -> Instance:
+    """The installation in the database, if it was made with this root key.
+
+    Raises:
+        Refused: there is none, or another root key belongs to it.
+    """
+    instance = await database.read(_INSTANCE.find)
+    if instance is None:
+        raise Refused("the database holds no installation", "run: qimem init")
+    expected = key_check_value(root_key, instance.instance_id.bytes)
+    if not SecretBytes(expected).equals(instance.key_check):
+        raise Refused(
+            "the root key is not the one this database was made with",
+            "give the right one with --root-key-file; without it the data cannot be read",
+        )
+    return instance
+
+
 async def knows_client(settings: Settings, client_id: str) -> bool:
     """Whether there is this client in an installation: whose credentials are asked about was made with it, or not."""
     database = location(settings).open()
@@ -122,13 +147,13 @@ async def _install(
     clock = SystemClock()
     instance = _new_instance(settings, root_key, clock.now_us())
     core = Core(database, RootKey(instance.instance_id, root_key), clock, instance.external_url or "")
-    generated = None if admin.password is not None else SecretText(token_text(_GENERATED_PASSWORD_BYTES))
+    generated = None if admin.password is not None else generated_password()
     try:
         add_realm = await _first_realm(core, admin.username, admin.password or generated or SecretText(""))
 
         def install(tx: Tx) -> Installed:
             _claim(tx, instance)
-            installed = _handed_out(settings, add_realm(tx), admin.username, generated)
+            installed = handed_out(settings, add_realm(tx), admin.username, generated)
             # Within the transaction against the rule: after it a crash would leave an installation that nobody can
             # sign in to, and before it nobody knows yet whether it is this one that is made.
             keep(installed)
@@ -139,9 +164,10 @@ async def _install(
         core.lane.close()
 
 
-def _handed_out(
+def handed_out(
     settings: Settings, client: CreatedClient, username: str, password: SecretText | None
 ) -> Installed:
+    """What is told once about a client and an operator that were made."""
     return Installed(
         realm_id=SYSTEM_REALM,
         client_id=client.client_id,
@@ -175,15 +201,15 @@ def _claim(tx: Tx, instance: Instance) -> None:
 
 async def _first_realm(core: Core, username: str, password: SecretText) -> Callable[[Tx], CreatedClient]:
     """Realm `system` with its operator and one client; for the transaction that makes the installation."""
-    clock, actor, now_us = core.clock, _installer(), core.clock.now_us()
+    clock, actor, now_us = core.clock, installer(), core.clock.now_us()
     keys, roles = RealmKeyProvisioning(KEYS, SIGNING_KEYS, core.keyring), RoleAssignment(ROLES)
     prepared = keys.prepare(SYSTEM_REALM, now_us)
     lane = PasswordLane(_PreparedPepper(prepared))
     # Nothing is logged before there is a log: these are made by the installation itself.
     work = core.unit_of_work(Intents(IntentRepository(), clock, "", lambda: 0))
     try:
-        users = UserService(work, core.database, USERS, roles, lane, clock)
-        add_user = await users.creation(actor, SYSTEM_REALM, username, password, ("operator",), None)
+        users = UserService(work, core.database, USERS, roles, CredentialMakers(lane, core.factors), clock)
+        add_user = await users.creation(actor, SYSTEM_REALM, NewUser(username, password, ("operator",)))
     finally:
         lane.close()
     clients = ClientService(work, core.database, CLIENTS, roles, clock)
@@ -200,7 +226,8 @@ async def _first_realm(core: Core, username: str, password: SecretText) -> Calla
     return insert
 
 
-def _installer() -> Actor:
+def installer() -> Actor:
+    """Who acts on the host, before anybody could sign in."""
     return Actor(
         realm_id=SYSTEM_REALM,
         kind=ActorKind.CLIENT,

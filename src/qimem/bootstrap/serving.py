@@ -9,11 +9,11 @@ from typing import Any
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
+from qimem.bootstrap.first import own_instance
 from qimem.config.schema import Settings
-from qimem.crypto.mac import key_check_value
 from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
-from qimem.jobs.tasks import ExpiredSweep
+from qimem.jobs.tasks import ExpiredSweep, RemainsSweep
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.limits import SIGNING_KEYS_LOOK_SECONDS
 from qimem.kernel.refusal import Refused
@@ -26,8 +26,9 @@ from qimem.observability.logging import report_failed_job
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.jobs import ExpiredRowsRepository, JobRepository
+from qimem.storage.repositories.realm_remains import RealmRemainsRepository
 from qimem.web import system
-from qimem.web.api import audit, auth, security, users
+from qimem.web.api import audit, auth, authz, clients, me, realms, roles, security, users
 from qimem.web.app import create_app
 from qimem.web.oidc import jwks
 
@@ -36,7 +37,8 @@ _SIGNING_KEYS_TASK = "signing-keys"
 _INSTANCE = InstanceRepository()
 
 ENDPOINTS = system.documented((
-    *system.ENDPOINTS, *security.ENDPOINTS, *auth.ENDPOINTS, *users.ENDPOINTS, *audit.ENDPOINTS, *jwks.ENDPOINTS,
+    *system.ENDPOINTS, *security.ENDPOINTS, *realms.ENDPOINTS, *roles.ENDPOINTS, *clients.ENDPOINTS,
+    *users.ENDPOINTS, *me.ENDPOINTS, *auth.ENDPOINTS, *authz.ENDPOINTS, *audit.ENDPOINTS, *jwks.ENDPOINTS,
 ))  # fmt: skip
 """Every operation of the HTTP API."""
 
@@ -77,7 +79,7 @@ async def start(settings: Settings, root_key: SecretBytes, address: str) -> Runn
     """
     database = location(settings).open()
     try:
-        instance = await _own_instance(database, root_key)
+        instance = await own_instance(database, root_key)
         external_url = await _external_url(settings, database, instance, address)
         core = Core(database, RootKey(instance.instance_id, root_key), SystemClock(), external_url)
         log = await AuditLog.open(settings, core, instance)
@@ -98,26 +100,15 @@ async def start(settings: Settings, root_key: SecretBytes, address: str) -> Runn
         lambda draft: log.recorder.note(draft, draft.outcome),
         lambda error: report_failed_job(_SIGNING_KEYS_TASK, error),
     )
+    remains = RemainsSweep(database, RealmRemainsRepository(), core.clock)
     jobs.start(
         [
+            Task("realm-remains", _SWEEP_SECONDS, remains.run),
             Task("expired-rows", _SWEEP_SECONDS, sweep.run),
             Task(_SIGNING_KEYS_TASK, SIGNING_KEYS_LOOK_SECONDS, due.run),
         ]
     )
     return Running(app, core, cipher, jobs, log)
-
-
-async def _own_instance(database: OpenDatabase, root_key: SecretBytes) -> Instance:
-    instance = await database.read(_INSTANCE.find)
-    if instance is None:
-        raise Refused("the database holds no installation", "run: qimem init")
-    expected = key_check_value(root_key, instance.instance_id.bytes)
-    if not SecretBytes(expected).equals(instance.key_check):
-        raise Refused(
-            "the root key is not the one this database was made with",
-            "give the right one with --root-key-file; without it the data cannot be read",
-        )
-    return instance
 
 
 async def _external_url(settings: Settings, database: OpenDatabase, instance: Instance, address: str) -> str:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "doctor": ("doctor", "doctor", "Look for what is wrong with an installation."),
     "config": ("config", "config", "Look at the configuration."),
     "audit": ("audit", "audit", "Look into the audit log."),
+    "operator": ("operator", "operator", "Act on the host, where nobody can sign in any more."),
     "envelope": ("envelope", "envelope", "Look into envelopes."),
 }
 

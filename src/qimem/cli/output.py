@@ -24,6 +24,7 @@ _CODES = {
     Kind.FORBIDDEN: 5,
     Kind.NOT_FOUND: 6,
     Kind.CONFLICT: 7,
+    Kind.PRECONDITION: 7,
     Kind.LIMITED: 8,
     Kind.UNAVAILABLE: 9,
     Kind.INTERNAL: 70,

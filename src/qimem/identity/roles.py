@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qimem.authz.decisions import require_everywhere, require_grantable
-from qimem.authz.permissions import BUILT_IN_ROLES, Permission, parse
-from qimem.errors import Conflict, Invalid, InvalidFields, realm_not_found
+from qimem.authz.permissions import BUILT_IN_ROLES, SYSTEM_ROLES, Permission, parse
+from qimem.errors import Conflict, Invalid, InvalidFields, NotFound, realm_not_found
 from qimem.identity.models import RoleRecord
 from qimem.identity.ports import RoleStore
 from qimem.kernel.clock import Clock
@@ -16,7 +17,9 @@ from qimem.kernel.ids import SYSTEM_REALM, RealmId, is_name
 from qimem.kernel.limits import PERMISSIONS_PER_ROLE_MAX, ROLES_PER_SUBJECT_MAX
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
-from qimem.wire.auth import Role
+from qimem.wire.common import Deleted
+from qimem.wire.preconditions import Precondition
+from qimem.wire.realms import Role
 
 
 class RoleService:
@@ -50,9 +53,100 @@ class RoleService:
                 raise realm_not_found(ctx.realm_id)
             if not self._store.insert(tx, record):
                 raise Conflict(f"role already exists: {name}", code="already_exists")
-            return Role(name=name, permissions=list(canonical), realm_id=ctx.realm_id)
+            return _shown(record)
 
         return await self._work.run(ctx, insert, Role, object_id=lambda role: role.name)
+
+    async def get(self, ctx: RequestContext, name: str) -> Role:
+        """One role.
+
+        Raises:
+            Forbidden: without `roles:read`.
+            NotFound: `not_found`.
+        """
+        require_everywhere(ctx, Permission.ROLES_READ)
+        return _shown(await self._work.read(lambda tx: self._found(tx, ctx, name)))
+
+    async def list(self, ctx: RequestContext, after: str | None, limit: int) -> tuple[list[Role], str | None]:
+        """The realm's roles by name.
+
+        Args:
+            ctx: The caller and the realm.
+            after: Name returned with the page before, or None for the first page.
+            limit: 1–200 items.
+
+        Returns:
+            The items, and the name to go on from or None on the last page.
+
+        Raises:
+            Forbidden: without `roles:read`.
+        """
+        require_everywhere(ctx, Permission.ROLES_READ)
+        rows = await self._work.read(
+            lambda tx: self._store.page(tx, ctx.realm_id, after=after, limit=limit + 1)
+        )
+        page = rows[:limit]
+        return [_shown(row) for row in page], page[-1].name if len(rows) > limit else None
+
+    async def update(
+        self, ctx: RequestContext, name: str, permissions: Sequence[str] | None, precondition: Precondition
+    ) -> Role:
+        """Have a role carry other permissions; None leaves them. Who has it may do that from the next request on.
+
+        Raises:
+            Forbidden: without `roles:manage`, or where the role carries or shall carry what the caller lacks.
+            InvalidFields: see `create`.
+            NotFound: `not_found`.
+            Conflict: `conflict`: it is built in.
+            PreconditionFailed: it was changed meanwhile.
+        """
+        require_everywhere(ctx, Permission.ROLES_MANAGE)
+        canonical = None if permissions is None else _canonical(permissions)
+
+        def change(tx: Tx) -> Role:
+            found = self._changeable(tx, ctx, name)
+            precondition.check(_shown(found))
+            wanted = found if canonical is None else replace(found, permissions=canonical)
+            require_grantable(ctx.actor, wanted.permissions)
+            self._store.set_permissions(tx, wanted)
+            self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.target = name
+            return _shown(wanted)
+
+        return await self._work.apply(ctx.draft, change)
+
+    async def delete(self, ctx: RequestContext, name: str) -> Deleted:
+        """Remove a role, also from who has it.
+
+        Raises:
+            Forbidden: without `roles:manage`, or where the role carries what the caller lacks.
+            NotFound: `not_found`.
+            Conflict: `conflict`: it is built in.
+        """
+        require_everywhere(ctx, Permission.ROLES_MANAGE)
+
+        def change(tx: Tx) -> Deleted:
+            self._changeable(tx, ctx, name)
+            self._store.delete(tx, ctx.realm_id, name)
+            self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.target = name
+            return Deleted(deleted=True)
+
+        return await self._work.apply(ctx.draft, change)
+
+    def _found(self, tx: Tx, ctx: RequestContext, name: str) -> RoleRecord:
+        found = self._store.find_many(tx, ctx.realm_id, [name] if is_name(name) else [])
+        if not found:
+            raise NotFound(f"role not found: {name}")
+        return found[0]
+
+    def _changeable(self, tx: Tx, ctx: RequestContext, name: str) -> RoleRecord:
+        found = self._found(tx, ctx, name)
+        if found.built_in:
+            raise Conflict(f"role is built in: {name}", hint="make a role of your own")
+        # Otherwise a clerk could take from a role what only its holders may do.
+        require_grantable(ctx.actor, found.permissions)
+        return found
 
 
 class RoleAssignment:
@@ -91,10 +185,13 @@ class BuiltInRoles:
     def prepare(self, realm_id: RealmId, now_us: int) -> None:
         """Nothing to make beforehand."""
 
+    def forget(self, realm_id: RealmId) -> None:
+        """Nothing is kept of them."""
+
     def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:  # noqa: ARG002 - the port's signature
-        """Write `realm-admin`, and `operator` in realm `system` alone."""
+        """Write `realm-admin`, and in realm `system` alone the others."""
         for name, wildcard in BUILT_IN_ROLES.items():
-            if name == "operator" and realm_id != SYSTEM_REALM:
+            if name in SYSTEM_ROLES and realm_id != SYSTEM_REALM:
                 continue
             self._store.insert(tx, RoleRecord(realm_id, name, (wildcard,), built_in=True, created_us=now_us))
 
@@ -109,3 +206,9 @@ def _canonical(permissions: Sequence[str]) -> tuple[str, ...]:
         except Invalid as error:
             raise InvalidFields({f"/permissions/{index}": error.message}) from error
     return tuple(dict.fromkeys(canonical))
+
+
+def _shown(role: RoleRecord) -> Role:
+    return Role(
+        name=role.name, permissions=list(role.permissions), realm_id=role.realm_id, built_in=role.built_in
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from qimem.authz.decisions import require_everywhere
@@ -15,6 +15,7 @@ from qimem.identity.models import UserRecord
 from qimem.identity.passwords import PasswordLane, check_password
 from qimem.identity.ports import UserStore
 from qimem.identity.roles import RoleAssignment
+from qimem.identity.second_factor import SecondFactors, from_base32
 from qimem.identity.usernames import canonical_username
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.context import Actor, ActorKind, RequestContext
@@ -22,9 +23,49 @@ from qimem.kernel.epochs import EpochSource
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import EMAIL_CHARS_MAX
 from qimem.kernel.secret import SecretText
-from qimem.kernel.transaction import Tx
+from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.kernel.unit_of_work import UnitOfWork
-from qimem.wire.auth import Deleted, User
+from qimem.wire.common import Deleted
+from qimem.wire.preconditions import Precondition
+from qimem.wire.users import User
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """Who shall be there.
+
+    Args:
+        totp_secret: In base32: the user has an app that knows it.
+    """
+
+    username: str
+    password: SecretText
+    roles: Sequence[str]
+    email: str | None = None
+    totp_secret: SecretText | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserChanges:
+    """What shall be different.
+
+    Args:
+        username: The new name; None leaves the old one.
+        email: The new address; None takes it away.
+        sets_email: Whether the address changes at all.
+    """
+
+    username: str | None
+    email: str | None
+    sets_email: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialMakers:
+    """What makes of a secret what is stored of it."""
+
+    passwords: PasswordLane
+    factors: SecondFactors
 
 
 class UserService:
@@ -36,23 +77,20 @@ class UserService:
         epochs: EpochSource,
         store: UserStore,
         roles: RoleAssignment,
-        lane: PasswordLane,
+        makers: CredentialMakers,
         clock: Clock,
     ) -> None:
         self._work = work
         self._epochs = epochs
         self._store = store
         self._roles = roles
-        self._lane = lane
+        self._makers = makers
         self._clock = clock
 
     async def create(
         self,
         ctx: RequestContext,
-        username: str,
-        password: SecretText,
-        roles: Sequence[str],
-        email: str | None,
+        new: NewUser,
     ) -> User:
         """Add a user; an existing one is never overwritten.
 
@@ -63,7 +101,7 @@ class UserService:
             Conflict: `already_exists`: the name is taken, in any spelling.
         """
         require_everywhere(ctx, Permission.USERS_CREATE)
-        insert = await self.creation(ctx.actor, ctx.realm_id, username, password, roles, email)
+        insert = await self.creation(ctx.actor, ctx.realm_id, new)
         return await self._work.run(ctx, insert, User, object_id=lambda user: str(user.id))
 
     async def get(self, ctx: RequestContext, user_id: UUID) -> User:
@@ -113,11 +151,92 @@ class UserService:
         def change(tx: Tx) -> User:
             found = self.manageable(tx, ctx, user_id)
             if not enabled:
-                _check_other(ctx, user_id, "disables")
+                check_other(ctx, user_id, "disables")
             self._store.set_enabled(tx, ctx.realm_id, user_id, enabled=enabled)
             self._epochs.bump(tx, ctx.realm_id)
             ctx.draft.target = str(user_id)
             return shown(replace(found, enabled=enabled))
+
+        return await self._work.apply(ctx.draft, change)
+
+    async def update(
+        self, ctx: RequestContext, user_id: UUID, changes: UserChanges, precondition: Precondition
+    ) -> User:
+        """Give a user another name or e-mail address; `sub` stays what it is.
+
+        Raises:
+            Forbidden: without `users:manage`, or where the user may more than the caller.
+            InvalidFields: see `create`.
+            NotFound: `not_found`.
+            Conflict: `already_exists`: the name is taken, in any spelling.
+            PreconditionFailed: it was changed meanwhile.
+        """
+        require_everywhere(ctx, Permission.USERS_MANAGE)
+        key = None if changes.username is None else canonical_username(changes.username)
+        if changes.sets_email:
+            _check_email(changes.email)
+
+        def change(tx: Tx) -> User:
+            found = self.manageable(tx, ctx, user_id)
+            precondition.check(shown(found))
+            wanted = found
+            if changes.username is not None and key is not None:
+                wanted = replace(wanted, username=changes.username, username_key=key)
+            if changes.sets_email:
+                wanted = replace(wanted, email=changes.email)
+            try:
+                free = self._store.update(tx, wanted)
+            except UniqueViolation:
+                free = False
+            if not free:
+                raise Conflict(f"user already exists: {wanted.username}", code="already_exists")
+            self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.target = str(user_id)
+            return shown(wanted)
+
+        return await self._work.apply(ctx.draft, change)
+
+    async def assign_roles(self, ctx: RequestContext, user_id: UUID, names: Sequence[str]) -> User:
+        """Give a user roles beside those they have.
+
+        Raises:
+            Forbidden: without `users:manage`, or for a role, new or old, that carries what the caller lacks.
+            Invalid: `role_not_found`, or more than 64 roles.
+            NotFound: `not_found`.
+        """
+        return await self._change_roles(ctx, user_id, names, lambda held: [*held, *names])
+
+    async def remove_roles(self, ctx: RequestContext, user_id: UUID, names: Sequence[str]) -> User:
+        """Take roles from a user; those that the user does not have are none to take.
+
+        Raises:
+            Forbidden: without `users:manage`, or where the user may more than the caller.
+            Invalid: `role_not_found`.
+            NotFound: `not_found`.
+        """
+        return await self._change_roles(
+            ctx, user_id, names, lambda held: [name for name in held if name not in names]
+        )
+
+    async def _change_roles(
+        self,
+        ctx: RequestContext,
+        user_id: UUID,
+        names: Sequence[str],
+        outcome: Callable[[Sequence[str]], Sequence[str]],
+    ) -> User:
+        require_everywhere(ctx, Permission.USERS_MANAGE)
+
+        def change(tx: Tx) -> User:
+            found = self.manageable(tx, ctx, user_id)
+            self._roles.check(tx, ctx.actor, ctx.realm_id, names)
+            wanted = replace(
+                found, roles=self._roles.check(tx, ctx.actor, ctx.realm_id, outcome(found.roles))
+            )
+            self._store.set_roles(tx, ctx.realm_id, user_id, wanted.roles)
+            self._epochs.bump(tx, ctx.realm_id)
+            ctx.draft.target = str(user_id)
+            return shown(wanted)
 
         return await self._work.apply(ctx.draft, change)
 
@@ -133,7 +252,7 @@ class UserService:
 
         def change(tx: Tx) -> Deleted:
             self.manageable(tx, ctx, user_id)
-            _check_other(ctx, user_id, "deletes")
+            check_other(ctx, user_id, "deletes")
             self._store.delete(tx, ctx.realm_id, user_id)
             self._epochs.bump(tx, ctx.realm_id)
             ctx.draft.target = str(user_id)
@@ -144,6 +263,26 @@ class UserService:
     def exists(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> bool:
         """Whether there is such a user, enabled or not."""
         return self._store.find(tx, realm_id, user_id) is not None
+
+    def with_password(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> tuple[UserRecord, str]:
+        """A user and the stored hash of their password.
+
+        Raises:
+            NotFound: `not_found`.
+        """
+        found, phc = self._store.find(tx, realm_id, user_id), self._store.password(tx, realm_id, user_id)
+        if found is None or phc is None:
+            raise user_not_found(user_id)
+        return found, phc
+
+    def changed(self, tx: Tx, realm_id: RealmId) -> None:
+        """Something about how a user signs in is different: every worker looks again."""
+        self._epochs.bump(tx, realm_id)
+
+    def put_password(self, tx: Tx, realm_id: RealmId, user_id: UUID, phc: str) -> None:
+        """Replace the stored hash of a user's password."""
+        self._store.set_password(tx, realm_id, user_id, phc, self._clock.now_us())
+        self._epochs.bump(tx, realm_id)
 
     def manageable(self, tx: Tx, ctx: RequestContext, user_id: UUID) -> UserRecord:
         """The user, if the caller may do all that the user may: otherwise a clerk could end an administrator.
@@ -162,39 +301,48 @@ class UserService:
         self,
         actor: Actor,
         realm_id: RealmId,
-        username: str,
-        password: SecretText,
-        roles: Sequence[str],
-        email: str | None,
+        new: NewUser,
     ) -> Callable[[Tx], User]:
         """The change itself, with its password hashed; for a transaction to run."""
-        username_key = canonical_username(username)
-        _check_email(email)
-        phc = await self._lane.hash(realm_id, check_password(password))
+        username_key = canonical_username(new.username)
+        _check_email(new.email)
+        secret = None if new.totp_secret is None else from_base32(new.totp_secret, "/totp_secret")
+        user_id = new_uuid()
+        phc = await self._makers.passwords.hash(realm_id, check_password(new.password))
+        sealed = None if secret is None else await self._makers.factors.sealed(realm_id, user_id, secret)
 
         def insert(tx: Tx) -> User:
             if self._epochs.at(tx, realm_id) is None:
                 raise realm_not_found(realm_id)
             record = UserRecord(
                 realm_id=realm_id,
-                user_id=new_uuid(),
-                username=username,
+                user_id=user_id,
+                username=new.username,
                 username_key=username_key,
-                email=email,
+                email=new.email,
                 enabled=True,
-                roles=self._roles.check(tx, actor, realm_id, roles),
+                roles=self._roles.check(tx, actor, realm_id, new.roles),
                 created_us=self._clock.now_us(),
             )
             if not self._store.insert(tx, record, phc):
-                raise Conflict(f"user already exists: {username}", code="already_exists")
+                raise Conflict(f"user already exists: {new.username}", code="already_exists")
+            if sealed is not None:
+                self._makers.factors.begin(tx, realm_id, user_id, sealed)
             return shown(record)
 
         return insert
 
 
-def _check_other(ctx: RequestContext, user_id: UUID, verb: str) -> None:
+def check_other(
+    ctx: RequestContext, user_id: UUID, verb: str, instead: str = "ask another administrator"
+) -> None:
+    """Refuse what nobody may do to themselves.
+
+    Raises:
+        Conflict: `conflict`.
+    """
     if ctx.actor.kind is ActorKind.USER and ctx.actor.subject == str(user_id):
-        raise Conflict(f"nobody {verb} themselves", hint="ask another administrator")
+        raise Conflict(f"nobody {verb} themselves", hint=instead)
 
 
 def user_not_found(user_id: object) -> NotFound:

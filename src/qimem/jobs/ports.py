@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
 
 
@@ -16,6 +17,22 @@ class JobStore(Protocol):
 
     def finish(self, tx: Tx, name: str, *, holder: str, now_us: int) -> None:
         """Release the lease of this holder and note the run."""
+        ...
+
+
+class RealmRemains(Protocol):
+    """Rows of deleted realms."""
+
+    def next(self, tx: Tx, after: str) -> RealmId | None:
+        """The next deleted realm in order of ids that may have rows left."""
+        ...
+
+    def delete_some(self, tx: Tx, realm_id: RealmId, limit: int) -> int:
+        """Delete at most `limit` rows of the realm; how many there were."""
+        ...
+
+    def done(self, tx: Tx, realm_id: RealmId, before_us: int) -> None:
+        """Look after the realm no more, if it was deleted before that time."""
         ...
 
 

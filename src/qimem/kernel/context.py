@@ -30,13 +30,18 @@ class PermissionSet:
         names: The permission strings as granted, `*` and `realm:*` included.
         everywhere: Platform permissions held without a scope, wildcards already expanded.
         scoped: Platform permission → the lineages it is held on.
-        operator: Whether `*` is held: the right to name another realm.
+        operator: Whether `*` is held.
+        crosses_realms: Whether another realm than the caller's own may be named.
+        abroad: What counts there: the wildcards that cross, and nothing that a role of the own realm carries. None
+            where these are all that is held.
     """
 
     names: frozenset[str]
     everywhere: frozenset[str]
     scoped: Mapping[str, frozenset[UUID]]
     operator: bool
+    crosses_realms: bool = False
+    abroad: PermissionSet | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,18 @@ class RealmCache:
 
 
 class RealmCaches:
-    """The worker's memory of realms, each valid for exactly one epoch; those filled longest ago go first."""
+    """The worker's memory of realms, each valid for exactly one epoch; those filled longest ago go first.
 
-    def __init__(self, database: Database, epochs: EpochSource) -> None:
+    Args:
+        forget: Told of a realm that was there and is no more.
+    """
+
+    def __init__(
+        self, database: Database, epochs: EpochSource, forget: Callable[[RealmId], None] = lambda _: None
+    ) -> None:
         self._database = database
         self._epochs = epochs
+        self._forget = forget
         self._caches: dict[RealmId, RealmCache] = {}
 
     async def fresh(self, realm_id: RealmId) -> RealmCache | None:
@@ -108,7 +115,8 @@ class RealmCaches:
         if cache is not None and cache.epoch == epoch:
             return cache
         if epoch is None:
-            self._caches.pop(realm_id, None)
+            if self._caches.pop(realm_id, None) is not None:
+                self._forget(realm_id)
             return None
         cache = RealmCache(realm_id, epoch, self._database, self._epochs)
         self._caches.pop(realm_id, None)

@@ -12,7 +12,7 @@ import unicodedata
 from typing import NewType
 from uuid import UUID
 
-from qimem.kernel.limits import DISPLAY_NAME_CHARS_MAX
+from qimem.kernel.limits import CLIENT_ID_CHARS_MAX, DISPLAY_NAME_CHARS_MAX
 
 RealmId = NewType("RealmId", str)
 ClientId = NewType("ClientId", str)
@@ -32,6 +32,11 @@ def is_realm_id(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether text is a well-formed name of a key or role: `[a-z0-9][a-z0-9._-]{0,62}`, not in UUID form."""
     return _NAME.fullmatch(text) is not None and _UUID.fullmatch(text) is None
+
+
+def is_client_id(text: str) -> bool:
+    """Whether text can be a client's id: 1 to 128 printable characters."""
+    return 0 < len(text) <= CLIENT_ID_CHARS_MAX and text.isprintable()
 
 
 _UNSHOWN = frozenset({"Cc", "Zl", "Zp"})

@@ -78,6 +78,33 @@ REDIRECT_URIS_MAX: Final = 32
 URI_CHARS_MAX: Final = 2_048
 SCOPE_CHARS_MAX: Final = 1_024
 CLIENT_METADATA_BYTES_MAX: Final = 64 * 1024
+CLIENT_SECRET_OVERLAP_SECONDS_MAX: Final = 7 * 86_400
+"""How long two secrets of a client may be good at once, while its instances take up the new one."""
+
+# The second factor.
+TOTP_BYTES: Final = 20
+TOTP_BYTES_MIN: Final = 10
+TOTP_BYTES_MAX: Final = 128
+TOTP_PENDING_SECONDS: Final = 600
+"""How long a secret waits to be confirmed: whoever finds it later has not enrolled it."""
+TOTP_STEPS_KEPT_SECONDS: Final = 86_400
+"""How long a used step is remembered: far longer than it could be good, whatever the clock does."""
+RECOVERY_CODES: Final = 10
+RECOVERY_CODE_BYTES: Final = 10
+RECOVERY_CODES_KEPT_SECONDS: Final = 100 * 365 * 86_400
+"""How long a used recovery code is remembered: longer than its user."""
+MFA_CODE_CHARS_MAX: Final = 64
+
+# Attempts to sign in.
+ATTEMPTS_PER_ADDRESS_MAX: Final = 20
+"""At one name from one address; then one in each period."""
+ATTEMPTS_PER_NAME_MAX: Final = 60
+"""At one name from everywhere; NIST SP 800-63B-4 §3.2.2 allows 100 in a row."""
+ATTEMPT_PERIOD_SECONDS: Final = 60
+KNOWN_ADDRESS_SECONDS: Final = 30 * 86_400
+"""How long a user is let in from where they were, though strangers have locked the account."""
+KNOWN_ADDRESS_NOTED_SECONDS: Final = 86_400
+"""How often that is written down again."""
 
 # The password lane: 19 MiB per running hash, so width times 19 MiB is its memory.
 PASSWORD_LANE_WIDTH: Final = 2

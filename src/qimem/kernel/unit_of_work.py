@@ -74,6 +74,11 @@ class IdempotencyStore(Protocol):
 class RecordSealer(Protocol):
     """Seals small records under a realm's key-encryption key."""
 
+    @property
+    def version(self) -> int:
+        """Of the key; a record that is to be opened later has to keep it."""
+        ...
+
     def seal(self, label: str, plaintext: bytes) -> bytes:
         """Encrypt; `label` is authenticated and must be given again to open."""
         ...
@@ -91,7 +96,11 @@ class RecordSealers(Protocol):
     """Where sealers come from."""
 
     async def record_sealer(self, realm_id: RealmId) -> RecordSealer:
-        """The realm's sealer, ready to be used inside a transaction."""
+        """The realm's newest sealer, ready to be used inside a transaction."""
+        ...
+
+    async def sealer_of(self, realm_id: RealmId, version: int) -> RecordSealer:
+        """The sealer of a version."""
         ...
 
 

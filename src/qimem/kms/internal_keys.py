@@ -72,6 +72,10 @@ class RealmKeyProvisioning:
             material.wipe()
         return PreparedRealm(kek, self._keyring.wrap_kek(kek), tuple(keys))
 
+    def forget(self, realm_id: RealmId) -> None:
+        """Wipe what this process has unwrapped of the realm."""
+        self._keyring.forget(realm_id)
+
     def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:
         """Write them in the transaction that creates the realm."""
         assert isinstance(prepared, PreparedRealm)

@@ -57,6 +57,15 @@ class Keyring:
             self._newest.put(realm_id, version)
         return await self.kek(realm_id, version)
 
+    async def sealer_of(self, realm_id: RealmId, version: int) -> RealmKek:
+        """One version of the realm's KEK, to open what it sealed.
+
+        Raises:
+            Internal: there is no such version.
+            UnwrapFailed: the row was damaged or moved.
+        """
+        return await self.kek(realm_id, version)
+
     async def kek(self, realm_id: RealmId, version: int) -> RealmKek:
         """One version of the realm's KEK.
 
@@ -109,6 +118,18 @@ class Keyring:
         finally:
             material.wipe()
 
+    def forget(self, realm_id: RealmId) -> None:
+        """Wipe what is known of a realm that was destroyed."""
+        self._newest.pop(realm_id)
+        for kek_slot in [slot for slot, _ in self._keks.items() if slot[0] == realm_id]:
+            kek = self._keks.pop(kek_slot)
+            if kek is not None:
+                kek.key.wipe()
+        for slot in [slot for slot, _ in self._handles.items() if slot[0] == realm_id]:
+            handle = self._handles.pop(slot)
+            if isinstance(handle, SecretBytes):
+                handle.wipe()
+
     def handles(self) -> list[object]:
         """Every handle in memory; for returning leases when draining."""
         return self._handles.values()
@@ -147,6 +168,10 @@ class Lru(Generic[K, V]):
         self._entries[key] = value
         if len(self._entries) > self._size_max:
             self._entries.popitem(last=False)
+
+    def pop(self, key: K) -> V | None:
+        """Remove the entry; it, or None."""
+        return self._entries.pop(key, None)
 
     def put_if_absent(self, key: K, value: V) -> V:
         """Add an entry unless there is one; the entry that stands."""

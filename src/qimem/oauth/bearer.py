@@ -10,7 +10,7 @@ costs 5 of 60 µs of an encrypt under load.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qimem.authz.decisions import permits
 from qimem.authz.permissions import Permission
@@ -107,18 +107,19 @@ class BearerAuthenticator:
         """Whether the actor holds the permission with any scope."""
         return permits(actor.permissions, permission)
 
-    async def other_realm(self, actor: Actor, realm_id: str) -> RealmCache:
-        """The state of a realm that is not the caller's own; for operators.
+    async def other_realm(self, actor: Actor, realm_id: str) -> tuple[Actor, RealmCache]:
+        """The caller as they count in a realm that is not their own, and its state; for who runs the platform.
 
         Raises:
             NotFound: `realm_not_found`, alike for absent realms and for callers without the right.
         """
         state = None
-        if actor.permissions.operator and is_realm_id(realm_id):
+        if actor.permissions.crosses_realms and is_realm_id(realm_id):
             state = await self._caches.fresh(RealmId(realm_id))
         if state is None:
             raise realm_not_found(realm_id)
-        return state
+        abroad = actor.permissions.abroad
+        return actor if abroad is None else replace(actor, permissions=abroad), state
 
     async def _recognize(self, authorization: bytes) -> tuple[bytes, _Verified]:
         if len(authorization) > BEARER_CHARS_MAX or authorization[:7].lower() != _SCHEME:

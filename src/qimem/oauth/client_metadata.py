@@ -23,7 +23,7 @@ from qimem.kernel.limits import (
 )
 
 if TYPE_CHECKING:
-    from qimem.oauth.clients import Registration
+    from qimem.oauth.registration import Registration
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PRIVATE_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+")

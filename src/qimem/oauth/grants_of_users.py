@@ -15,7 +15,7 @@ from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.oauth.models import GrantRecord
 from qimem.oauth.ports import GrantStore
-from qimem.wire.auth import Grant, RevokedGrants
+from qimem.wire.users import Grant, RevokedGrants
 
 
 class GrantsOfUsers:

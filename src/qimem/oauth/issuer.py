@@ -36,6 +36,7 @@ class Authorization:
 
     Args:
         user_id: None when the client acts for itself.
+        judged: The client as it was when it proved itself; None where it did not.
         scope: Asked for by the caller, None for the client's whole scope.
         write_grant: Writes the grant with the scope given to it and returns it as it then stands;
             None for grant types that leave no grant behind.
@@ -49,6 +50,7 @@ class Authorization:
     scope: str | None
     write_grant: Callable[[Tx, str | None], GrantRecord] | None
     draft: AuditDraft
+    judged: ClientRecord | None = None
 
 
 class Issuer:
@@ -85,7 +87,7 @@ class Issuer:
             standing = self._standing.load(
                 tx, authorization.realm_id, authorization.client_id, authorization.user_id
             )
-            if standing is None:
+            if standing is None or not self._secret_stands(authorization.judged, standing.client):
                 raise invalid_grant("invalid credentials")
             # Before anything is refused: who proves an identity and asks for too much has a record.
             draft.realm_id, draft.subject = authorization.realm_id, standing.subject
@@ -106,6 +108,15 @@ class Issuer:
         else:
             standing, grant, scope = await self._work.apply(draft, effect)
         return await self._answer(authorization.realm_id, standing, grant, scope, token_id)
+
+    def _secret_stands(self, judged: ClientRecord | None, now: ClientRecord) -> bool:
+        """Whether a secret that the client may have shown is still one of its own."""
+        if judged is None:
+            return True
+        until_us = now.previous_until_us
+        previous = None if until_us is None or until_us <= self._clock.now_us() else now.previous_digest
+        shown = {judged.secret_digest, judged.previous_digest} - {None}
+        return not shown.isdisjoint({now.secret_digest, previous}) if shown else now.secret_digest is None
 
     async def _answer(
         self,

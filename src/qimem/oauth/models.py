@@ -32,6 +32,8 @@ class ClientRecord:
 
     Args:
         secret_digest: SHA-256 of the secret, None for a public client.
+        previous_digest: Of the secret before it, while that is taken too.
+        previous_until_us: Until then.
         metadata: The rest of its registration as canonical JSON text, kept as registered.
     """
 
@@ -48,6 +50,8 @@ class ClientRecord:
     roles: tuple[str, ...]
     metadata: str
     created_us: int
+    previous_digest: bytes | None = None
+    previous_until_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

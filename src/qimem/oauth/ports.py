@@ -18,6 +18,22 @@ class ClientStore(Protocol):
         """Add a client with the roles of its service account."""
         ...
 
+    def page(self, tx: Tx, realm_id: RealmId, *, after: str | None, limit: int) -> Sequence[ClientRecord]:
+        """At most `limit` clients in order of their ids, after one of these."""
+        ...
+
+    def update(self, tx: Tx, client: ClientRecord) -> None:
+        """Write all of it but its roles."""
+        ...
+
+    def set_roles(self, tx: Tx, realm_id: RealmId, client_id: str, roles: Sequence[str]) -> None:
+        """Give the client these roles and no others."""
+        ...
+
+    def delete(self, tx: Tx, realm_id: RealmId, client_id: str) -> None:
+        """Remove the client with its roles and every grant through it."""
+        ...
+
     def find(self, tx: Tx, realm_id: RealmId, client_id: str) -> ClientRecord | None:
         """The client inside this realm."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from qimem.kernel.ids import RealmId
@@ -17,7 +18,19 @@ class RealmStore(Protocol):
         ...
 
     def find(self, tx: Tx, realm_id: RealmId) -> RealmRecord | None:
-        """The realm, or None."""
+        """The realm, or None; a deleted one is none."""
+        ...
+
+    def page(self, tx: Tx, *, after: str | None, limit: int) -> Sequence[RealmRecord]:
+        """At most `limit` realms in order of their ids, after one of these."""
+        ...
+
+    def update(self, tx: Tx, realm: RealmRecord) -> None:
+        """Write name and whether it is enabled."""
+        ...
+
+    def destroy(self, tx: Tx, realm_id: RealmId, now_us: int) -> None:
+        """Overwrite the realm's key-encryption keys, and have it be no realm any more."""
         ...
 
 
@@ -26,6 +39,10 @@ class RealmProvisioning(Protocol):
 
     def prepare(self, realm_id: RealmId, now_us: int) -> object:
         """Make key material outside the transaction; the value is handed to `provision`."""
+        ...
+
+    def forget(self, realm_id: RealmId) -> None:
+        """The realm was destroyed: what this process knows of it is of no use any more."""
         ...
 
     def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:

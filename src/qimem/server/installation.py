@@ -73,6 +73,22 @@ def handed_out(settings: Settings) -> None:
         CredentialsFile.beside(settings.server.data_dir).discard()
 
 
+async def recover_operator(settings: Settings, username: str, environ: Mapping[str, str]) -> Installed:
+    """Add an operator to an installation whose operators are locked out; see `bootstrap.recovery`.
+
+    Raises:
+        Conflict: the name is taken.
+        Refused: there is no installation, or its root key is not at hand.
+        Unavailable: storage or audit log cannot be written.
+    """
+    if not await database.is_initialised(settings):
+        raise Refused("there is no installation", "run: qimem init")
+    from qimem.bootstrap import recovery  # noqa: PLC0415 - of no use to a server, which would start later
+
+    key = _custody(settings, environ, explicit=False).load()
+    return await recovery.recover_operator(settings, key, username)
+
+
 async def open_or_initialise(
     settings: Settings, admin: AdminChoice, environ: Mapping[str, str], *, url: str
 ) -> Opened:

@@ -87,6 +87,8 @@ realm = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("enabled", sa.Boolean, nullable=False),
     _time("created_us"),
+    # An id is never given twice: the row of a deleted realm stays, and nothing else of it.
+    _time("deleted_us", nullable=True),
 )
 
 epoch = sa.Table(
@@ -94,6 +96,15 @@ epoch = sa.Table(
     METADATA,
     _realm(),
     sa.Column("n", sa.BigInteger, nullable=False),
+    _within("realm"),
+)
+
+realm_remains = sa.Table(
+    "realm_remains",
+    METADATA,
+    # A deleted realm whose rows, of no use without its key, are still to be removed.
+    _realm(),
+    _time("deleted_us"),
     _within("realm"),
 )
 
@@ -204,6 +215,7 @@ user_role = sa.Table(
     sa.Column("user_id", Identifier, primary_key=True),
     sa.Column("role", sa.Text, primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
+    sa.Index(None, "realm_id", "role"),
     _within("app_user", "user_id"),
     _within("role", "role"),
 )
@@ -215,6 +227,8 @@ client = sa.Table(
     sa.Column("client_id", sa.Text, primary_key=True),
     sa.Column("name", sa.Text),
     sa.Column("secret_digest", sa.LargeBinary),
+    sa.Column("previous_digest", sa.LargeBinary),
+    _time("previous_until_us", nullable=True),
     sa.Column("auth_method", sa.Text, nullable=False),
     sa.Column("grant_types", sa.Text, nullable=False),
     sa.Column("redirect_uris", sa.Text, nullable=False),
@@ -234,6 +248,7 @@ client_role = sa.Table(
     sa.Column("client_id", sa.Text, primary_key=True),
     sa.Column("role", sa.Text, primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
+    sa.Index(None, "realm_id", "role"),
     _within("client", "client_id"),
     _within("role", "role"),
 )
@@ -254,8 +269,22 @@ oauth_grant = sa.Table(
     _time("revoked_us", nullable=True),
     sa.Index(None, "expires_us"),
     sa.Index(None, "realm_id", "user_id", "grant_id"),
+    sa.Index(None, "realm_id", "client_id"),
     _within("client", "client_id"),
     _within("app_user", "user_id"),
+)
+
+login_attempt = sa.Table(
+    "login_attempt",
+    METADATA,
+    _realm(),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("key_digest", sa.LargeBinary, primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
+    _time("updated_us"),
+    _time("expires_us"),
+    sa.Index(None, "expires_us"),
+    _within("realm"),
 )
 
 spent = sa.Table(

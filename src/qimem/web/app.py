@@ -25,16 +25,20 @@ from qimem.web.kit.cors import Cors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.errors import TransportError
 from qimem.web.kit.gate import Gate, is_no_client
+from qimem.web.kit.media_types import check_media, check_media_type
 from qimem.web.kit.recording import Recorder, code_of, note_refusal, waits_for_record
 from qimem.web.kit.router import Router, allow_header
 from qimem.web.services import Services
+from qimem.wire.preconditions import entity_tag
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,%d}" % IDEMPOTENCY_KEY_CHARS_MAX)
-_SINGLE = frozenset({b"authorization", b"content-type", b"idempotency-key", b"origin", b"x-request-id"})
+_SINGLE = frozenset(
+    {b"authorization", b"content-type", b"idempotency-key", b"if-match", b"origin", b"x-request-id"}
+)
 
 _JSON_ANSWER = errors.JSON_ANSWER
 _CACHEABLE = b"cache-control: public, max-age=300\r\n"
@@ -167,7 +171,7 @@ class App:
         admitted = None
         draft = AuditDraft(endpoint.name, asked.request_id.decode(), asked.address)
         authorization = headers.get(b"authorization")
-        shown = endpoint.permission is not None or (endpoint.any_caller and is_no_client(authorization))
+        shown = endpoint.needs_bearer or (endpoint.any_caller and is_no_client(authorization))
         if shown:
             admitted = await self._gate.authenticate(authorization)
             draft.by(admitted[0])
@@ -175,7 +179,7 @@ class App:
             self._require(admitted[0], endpoint.permission)
         raw, body = b"", None
         if endpoint.request is not None:
-            _check_media(headers)
+            check_media(headers, endpoint)
             whole = asked.exchange.whole_body() if asked.exchange is not None else None
             if whole is None:
                 whole = await _read(endpoint, asked.receive)
@@ -185,16 +189,16 @@ class App:
                     self._require(admitted[0], endpoint.permission)
             raw = _checked(endpoint, headers, whole)
             body = json_guard.decode(raw, endpoint.request)
-        call = Call(
-            self._services, parameters, body, _query_of(endpoint, scope["query_string"]), draft, authorization
-        )
+        query = _query_of(endpoint, asked)
+        call = Call(self._services, parameters, body, query, draft, headers)
         if admitted is not None:
             actor, state = admitted
-            named = _named_realm(call) if endpoint.names_realm else None
+            named = _named_realm(endpoint, call) if endpoint.names_realm else None
             if named is not None and named != actor.realm_id:
-                state = await self._gate.other_realm(actor, named)
+                actor, state = await self._gate.other_realm(actor, named)
+                self._require(actor, endpoint.permission)
                 draft.realm_id = state.realm_id
-            idempotency = _idempotency_key(endpoint, headers, raw) if endpoint.idempotent else None
+            idempotency = _idempotency_key(endpoint, headers, raw, call.path) if endpoint.idempotent else None
             call.context = RequestContext(draft.request_id, actor, state, draft, idempotency)
         if endpoint.audit.recorded:
             self._recorder.require_writable()
@@ -256,7 +260,7 @@ def _checked(endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes) ->
             return b"{}"
         raise json_guard.invalid_json("a body is required")
     if b"content-type" not in headers:
-        _check_media_type(b"")
+        check_media_type(b"", endpoint)
     return body
 
 
@@ -287,26 +291,6 @@ def _too_large(endpoint: Endpoint) -> TransportError:
     )
 
 
-def _check_media(headers: Mapping[bytes, bytes]) -> None:
-    if b"content-encoding" in headers:
-        raise TransportError(
-            415, "unsupported content encoding", "unsupported_media_type", hint="send the body unencoded"
-        )
-    media_type = headers.get(b"content-type")
-    if media_type is not None and media_type != b"application/json":
-        _check_media_type(media_type)
-
-
-def _check_media_type(media_type: bytes) -> None:
-    essence = media_type.partition(b";")[0].strip().lower()
-    if essence == b"application/json":
-        return
-    hint = "send Content-Type: application/json"
-    if essence == b"application/x-www-form-urlencoded":
-        hint = "form-encoded OAuth clients: /realms/{realm}/token"
-    raise TransportError(415, "unsupported media type", "unsupported_media_type", hint=hint)
-
-
 def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
     seen: set[bytes] = set()
     for name, _ in headers:
@@ -316,12 +300,18 @@ def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
         seen.add(name)
 
 
-def _named_realm(call: Call[Any, Any]) -> str | None:
+def _named_realm(endpoint: Endpoint, call: Call[Any, Any]) -> str | None:
+    if endpoint.realm_in_path:
+        return call.path["realm_id"]
     named: str | None = (call.body if call.body is not None else call.query).realm_id
     return named
 
 
-def _query_of(endpoint: Endpoint, text: bytes) -> Any:
+def _query_of(endpoint: Endpoint, asked: _Asked) -> Any:
+    text = asked.scope["query_string"]
+    if endpoint.method == "DELETE" and _declared(asked):
+        # As below.
+        raise Invalid("a body is not read here", hint="fields go into the query")
     if endpoint.query is not None:
         return json_guard.convert_query(_query(text), endpoint.query)
     if text and endpoint.request is not None:
@@ -348,14 +338,16 @@ def _query(text: bytes) -> dict[str, str]:
 
 
 def _idempotency_key(
-    endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes
+    endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes, path: Mapping[str, str]
 ) -> IdempotencyKey | None:
     key = headers.get(b"idempotency-key")
     if key is None:
         return None
     if _IDEMPOTENCY_KEY.fullmatch(key) is None:
         raise Invalid(f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible characters")
-    return IdempotencyKey(key.decode(), f"{endpoint.method} {endpoint.path}", digest(body))
+    # The object in the path is part of what is asked for: the same for another one is another request.
+    asked = b"\0".join([body, *(value.encode() for value in path.values())])
+    return IdempotencyKey(key.decode(), f"{endpoint.method} {endpoint.path}", digest(asked))
 
 
 def _rendered(endpoint: Endpoint, call: Call[Any, Any], result: Any) -> Answer:
@@ -364,7 +356,10 @@ def _rendered(endpoint: Endpoint, call: Call[Any, Any], result: Any) -> Answer:
     lines = _JSON_ANSWER if not endpoint.cacheable else _JSON_CACHEABLE
     if endpoint.idempotent and call.context.idempotency is not None and call.context.idempotency.replayed:
         lines += _REPLAYED
-    return 200, lines, errors.encode(result)
+    body = errors.encode(result)
+    if endpoint.versioned:
+        lines += b"etag: " + entity_tag(body).encode() + b"\r\n"
+    return 200, lines, body
 
 
 def _raw(endpoint: Endpoint, answer: RawAnswer) -> Answer:

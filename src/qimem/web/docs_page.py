@@ -294,14 +294,21 @@ def _component(reference: Schema) -> str:
 
 
 def _curl(method: str, path: str, operation: dict[str, Any]) -> str:
-    lines = [f'curl -sS "$QIMEM{path}"']
-    if "x-permission" in operation:
+    given = [
+        f"{parameter['name']}={parameter['schema']['example']}"
+        for parameter in operation.get("parameters", ())
+        if "example" in parameter.get("schema", {})
+    ]
+    lines = [f'curl -sS "$QIMEM{path}{"?" if given else ""}{"&".join(given)}"']
+    if "security" not in operation:
         lines.append('-H "Authorization: Bearer $TOKEN"')
     media = operation.get("requestBody", {}).get("content", {}).get(_JSON, {})
     if "example" in media:
         example = json.dumps(media["example"], ensure_ascii=False)
         lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(example)}"]
-    elif method != "get":
+    if method == "patch":
+        lines.append("-H 'If-Match: *'")
+    if method not in {"get", "post"} or (method == "post" and "example" not in media):
         lines.append(f"-X {method.upper()}")
     return " \\\n  ".join(lines)
 

@@ -6,15 +6,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from qimem.audit.events import AuditEvents
+from qimem.identity.own_factor import OwnFactor
 from qimem.identity.roles import RoleService
+from qimem.identity.user_passwords import UserPasswords
 from qimem.identity.users import UserService
 from qimem.kms.cipher import CipherService
 from qimem.kms.keys import KeyService
 from qimem.kms.signing_keys import SigningKeyService
 from qimem.oauth.clients import ClientService
+from qimem.oauth.explanation import ExplanationService
 from qimem.oauth.grants.refresh_token import RefreshTokenGrant
 from qimem.oauth.grants_of_users import GrantsOfUsers
 from qimem.oauth.introspection import IntrospectionService
+from qimem.oauth.me import MeService
 from qimem.oauth.ports import TokenSigner
 from qimem.oauth.revocation import RevocationService
 from qimem.oauth.token_endpoint import TokenEndpoint
@@ -35,6 +39,10 @@ class Services:
     realms: RealmService
     roles: RoleService
     users: UserService
+    passwords: UserPasswords
+    own_factor: OwnFactor
+    me: MeService
+    explanations: ExplanationService
     clients: ClientService
     tokens: TokenEndpoint
     refresh: RefreshTokenGrant

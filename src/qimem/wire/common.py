@@ -51,11 +51,49 @@ class ErrorBody(Response, frozen=True, kw_only=True, omit_defaults=True):
     object_id: str | None = None
 
 
+class ListQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Query of a list."""
+
+    limit: int | None = None
+    cursor: str | None = None
+    realm_id: str | None = None
+
+
+class RealmQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Query of reads that only name a realm."""
+
+    realm_id: str | None = None
+
+
+class StateRequest(Request, frozen=True, kw_only=True):
+    """For operations that need no field: whose realm it is about."""
+
+    realm_id: str | None = None
+
+
+class RolesRequest(Request, frozen=True, kw_only=True):
+    """Roles to be assigned to a user or client, or to be removed."""
+
+    roles: list[str]
+    realm_id: str | None = None
+
+
+class Deleted(Response, frozen=True, kw_only=True):
+    """Always true: it is gone."""
+
+    deleted: bool
+
+
 class Page(Response, Generic[T], frozen=True, kw_only=True):
     """One page of a list; `next_cursor` is opaque and null on the last page."""
 
     items: list[T]
     next_cursor: str | None = None
+
+
+def given(value: T | msgspec.UnsetType) -> T | None:
+    """A field of a merge patch that cannot be null; None where it was left out."""
+    return None if value is msgspec.UNSET else value
 
 
 class Status(Response, frozen=True, kw_only=True):

@@ -133,9 +133,3 @@ class ListKeysQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     limit: int | None = None
     cursor: str | None = None
     realm_id: str | None = None
-
-
-class RealmQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Query of reads that only name a realm."""
-
-    realm_id: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -14,6 +14,7 @@ import apsw
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -110,12 +111,82 @@ async def test_migrating_again_changes_nothing(empty_location: DatabaseLocation)
     await database.close()
 
 
-def test_keys_from_before_signing_keys_had_a_life_get_one(location: DatabaseLocation) -> None:
-    lineage, active = UUID(int=1), UUID(int=2)
+@pytest.fixture
+def migrated_to(
+    empty_location: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], DatabaseLocation]:
+    """A database as an earlier version left it."""
+
+    def migrate(version: str) -> DatabaseLocation:
+        upgrade = command.upgrade
+        with monkeypatch.context() as patched:
+            patched.setattr(command, "upgrade", lambda config, _: upgrade(config, version))
+            empty_location.migrate()
+        return empty_location
+
+    return migrate
+
+
+def test_who_ran_the_platform_before_there_was_a_role_for_it_has_it(
+    migrated_to: Callable[[str], DatabaseLocation],
+) -> None:
+    location = migrated_to("0004")
     with connected(location) as connection:
-        connection.exec_driver_sql("DROP TABLE signing_key")
-        connection.exec_driver_sql("DROP INDEX ix_oauth_grant_realm_id_user_id_grant_id")
-        connection.exec_driver_sql("UPDATE schema_version SET version_num = '0002'")
+        tables = METADATA.tables
+        for realm_id in ("system", "acme"):
+            realm = {"realm_id": realm_id, "created_us": 1}
+            connection.execute(tables["realm"].insert().values(**realm, name="x", enabled=True))
+            for name, permission in (("operator", "*"), ("realm-admin", "realm:*")):
+                connection.execute(tables["role"].insert().values(**realm, name=name, built_in=True))
+                values = {"realm_id": realm_id, "role": name, "permission": permission, "position": 0}
+                connection.execute(tables["role_permission"].insert().values(**values))
+    location.migrate()
+    with connected(location) as connection:
+        rows = connection.execute(METADATA.tables["role_permission"].select()).all()
+        assert [tuple(row) for row in rows if row[1] == "platform-admin"] == [
+            ("system", "platform-admin", "platform:*", 0)
+        ]
+        assert differences(connection) == []
+
+
+def test_a_role_of_that_name_is_not_made_a_power(migrated_to: Callable[[str], DatabaseLocation]) -> None:
+    location = migrated_to("0004")
+    tables = METADATA.tables
+    with connected(location) as connection:
+        realm = {"realm_id": "system", "created_us": 1}
+        connection.execute(tables["realm"].insert().values(**realm, name="x", enabled=True))
+        for name, permission, built_in in (("operator", "*", True), ("platform-admin", "shop:sell", False)):
+            connection.execute(tables["role"].insert().values(**realm, name=name, built_in=built_in))
+            values = {"realm_id": "system", "role": name, "permission": permission, "position": 0}
+            connection.execute(tables["role_permission"].insert().values(**values))
+        connection.execute(
+            tables["app_user"]
+            .insert()
+            .values(**realm, user_id=UUID(int=1), username="a", username_key="a", enabled=True)
+        )
+        connection.execute(
+            tables["user_role"]
+            .insert()
+            .values(realm_id="system", user_id=UUID(int=1), role="platform-admin", position=0)
+        )
+    location.migrate()
+    with connected(location) as connection:
+        (held,) = connection.execute(tables["user_role"].select()).all()
+        assert held[2] == "platform-admin-renamed"
+        carried = {(row[1], row[2]) for row in connection.execute(tables["role_permission"].select()).all()}
+        assert carried == {
+            ("operator", "*"),
+            ("platform-admin", "platform:*"),
+            ("platform-admin-renamed", "shop:sell"),
+        }
+
+
+def test_keys_from_before_signing_keys_had_a_life_get_one(
+    migrated_to: Callable[[str], DatabaseLocation],
+) -> None:
+    lineage, active = UUID(int=1), UUID(int=2)
+    location = migrated_to("0002")
+    with connected(location) as connection:
         realm = {"realm_id": "acme"}
         tables = METADATA.tables
         connection.execute(tables["realm"].insert().values(**realm, name="Acme", enabled=True, created_us=1))

@@ -313,7 +313,9 @@ async def test_a_row_that_came_between_look_and_insert_is_seen(
         seen.append(names(tx))
         if "acme" in seen[-1]:
             return "found"
-        admin.execute("INSERT INTO realm VALUES ('acme', 'acme', true, 1)")
+        admin.execute(
+            "INSERT INTO realm (realm_id, name, enabled, created_us) VALUES ('acme', 'acme', true, 1)"
+        )
         try:
             add_realm(tx)
         except UniqueViolation:

@@ -33,14 +33,16 @@ async def test_identifiers_and_bytes_come_back_as_they_went(database: OpenDataba
 
 async def test_booleans_are_booleans(database: OpenDatabase) -> None:
     values = {"realm_id": "acme", "name": "A", "created_us": 0}
-    await database.write(lambda tx: tx.run(INSERT_REALM, **values, enabled=False))
+    await database.write(lambda tx: tx.run(INSERT_REALM, **values, enabled=False, deleted_us=None))
     [row] = await database.read(lambda tx: tx.all(sql(sa.select(realm.c.enabled, realm.c.name))))
     assert row[0] is False
 
 
 @pytest.mark.parametrize("text", ["", "a'b\"c", "%s ? :x \\ %(a)s", "é\U0001f511", "a\nb"])
 async def test_text_is_data_and_never_sql(database: OpenDatabase, text: str) -> None:
-    await database.write(lambda tx: tx.run(INSERT_REALM, realm_id="r", name=text, enabled=True, created_us=0))
+    await database.write(
+        lambda tx: tx.run(INSERT_REALM, realm_id="r", name=text, enabled=True, created_us=0, deleted_us=None)
+    )
     found = sql(sa.select(realm.c.name).where(realm.c.name == sa.bindparam("name")))
     assert await database.read(lambda tx: tx.one(found, name=text)) == (text,)
 
@@ -139,7 +141,11 @@ async def test_pages_continue_after_a_pair_of_columns(database: OpenDatabase) ->
 
 
 async def test_a_column_left_out_is_null(database: OpenDatabase) -> None:
-    given = [column for column in client.c if column.name not in {"name", "scope"}]
+    given = [
+        column
+        for column in client.c
+        if column.name not in {"name", "scope", "previous_digest", "previous_until_us"}
+    ]
     add = sql(sa.insert(client).values({column.name: sa.bindparam(column.name) for column in given}))
     values = {column.name: "x" for column in given} | {
         "realm_id": "acme", "enabled": True, "created_us": 1, "secret_digest": b"d",
@@ -159,7 +165,10 @@ async def test_null_may_be_fixed_in_the_statement(database: OpenDatabase) -> Non
 
 
 async def test_one_statement_runs_for_many_rows(database: OpenDatabase) -> None:
-    rows = [{"realm_id": f"r{n}", "name": "x", "enabled": True, "created_us": n} for n in range(5)]
+    rows = [
+        {"realm_id": f"r{n}", "name": "x", "enabled": True, "created_us": n, "deleted_us": None}
+        for n in range(5)
+    ]
     await database.write(lambda tx: tx.run_each(INSERT_REALM, rows))
     count = sql(sa.select(sa.func.count()).select_from(realm))
     assert await database.read(lambda tx: tx.one(count)) == (5,)
@@ -167,7 +176,9 @@ async def test_one_statement_runs_for_many_rows(database: OpenDatabase) -> None:
 
 async def test_a_missing_parameter_is_an_error_before_anything_is_sent(database: OpenDatabase) -> None:
     with pytest.raises(KeyError, match="created_us"):
-        await database.write(lambda tx: tx.run(INSERT_REALM, realm_id="acme", name="A", enabled=True))
+        await database.write(
+            lambda tx: tx.run(INSERT_REALM, realm_id="acme", name="A", enabled=True, deleted_us=None)
+        )
 
 
 @pytest.mark.parametrize("dialect", [SQLITE, POSTGRESQL], ids=lambda dialect: dialect.name)

@@ -171,11 +171,34 @@ def test_an_operator_may_everything() -> None:
 def test_a_realm_admin_may_everything_but_make_realms() -> None:
     held = compile_permissions(frozenset({"realm:*"}))
     assert not held.operator
-    assert held.everywhere == set(NAMES) - {"realms:create"} == REALM_SCOPED
+    assert held.everywhere == set(NAMES) - {"realms:create", "realms:manage"} == REALM_SCOPED
+    assert not held.crosses_realms
 
 
-@pytest.mark.parametrize("name", ["realm:*x", "**", "realm", "realm:admin", "operator", "realm-admin", "* "])
-def test_only_the_two_wildcards_are_wildcards(name: str) -> None:
+def test_who_runs_the_platform_may_everything_but_what_concerns_keys() -> None:
+    held = compile_permissions(frozenset({"platform:*"}))
+    assert held.crosses_realms
+    assert not held.operator
+    assert held.everywhere == {name for name in NAMES if not name.startswith("keys:")}
+    assert compile_permissions(frozenset({"*"})).crosses_realms
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "realm:*x",
+        "**",
+        "realm",
+        "realm:admin",
+        "operator",
+        "realm-admin",
+        "* ",
+        "platform:**",
+        "platform",
+        "Platform:*",
+    ],
+)
+def test_nothing_but_the_wildcards_is_one(name: str) -> None:
     held = compile_permissions(frozenset({name}))
     assert not held.operator
     assert not held.everywhere & set(NAMES)
@@ -190,5 +213,5 @@ def test_scopes_are_collected_and_do_not_widen() -> None:
 
 
 def test_only_realm_system_has_the_wildcard_of_operators() -> None:
-    assert BUILT_IN_ROLES == {"operator": "*", "realm-admin": "realm:*"}
+    assert BUILT_IN_ROLES == {"operator": "*", "platform-admin": "platform:*", "realm-admin": "realm:*"}
     assert SCOPABLE == {"keys:decrypt", "keys:encrypt", "keys:manage", "keys:read", "keys:rotate"}

@@ -16,7 +16,7 @@ from qimem.crypto.signatures import ES256Signer, generate_es256
 from qimem.crypto.wrap import UnwrapFailed, WrapContext, unwrap, wrap
 from qimem.kernel.secret import SecretBytes
 from qimem.storage.database import DatabaseLocation
-from qimem.wire import auth, security
+from qimem.wire import auth, authz, clients, common, factors, realms, security, users
 from qimem.wire.common import Request, Response
 
 KEY = b"0123456789abcdef0123456789ABCDEF"
@@ -61,7 +61,7 @@ def test_the_traceback_of_a_failed_unwrap_shows_no_key():
 
 def test_what_comes_and_goes_over_the_wire_shows_none_of_its_fields():
     shapes = [
-        value for module in (auth, security) for value in vars(module).values()
+        value for module in (auth, authz, clients, common, factors, realms, security, users) for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Request | Response)
     ]  # fmt: skip
     assert len(shapes) > 30

@@ -144,7 +144,7 @@ async def test_more_than_64_roles_are_refused_before_any_is_looked_up(setting: S
     ("realm_id", "expected"),
     [
         (OTHER, {"realm-admin": ("realm:*",)}),
-        (SYSTEM_REALM, {"realm-admin": ("realm:*",), "operator": ("*",)}),
+        (SYSTEM_REALM, {"realm-admin": ("realm:*",), "platform-admin": ("platform:*",), "operator": ("*",)}),
     ],
 )
 async def test_a_new_realm_has_its_built_in_roles(

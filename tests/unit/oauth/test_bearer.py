@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from qimem.authz.permissions import Permission
+from qimem.authz.permissions import Permission, compile_permissions
 from qimem.errors import NotFound, Unauthenticated, storage_unavailable
 from qimem.identity.models import RoleRecord
 from qimem.kernel.context import Actor, ActorKind
@@ -231,11 +231,19 @@ async def test_a_realm_that_vanished_takes_its_tokens_along(door: Door) -> None:
 
 
 async def test_an_operator_reaches_another_realm_and_nobody_else_does(door: Door) -> None:
-    assert (await door.bearer.other_realm(an_actor("*"), "other")).realm_id == OTHER
+    actor, state = await door.bearer.other_realm(an_actor("*"), "other")
+    assert (actor, state.realm_id) == (an_actor("*"), OTHER)
     for actor in (an_actor("realm:*"), an_actor("realms:create"), an_actor()):
         with pytest.raises(NotFound) as caught:
             await door.bearer.other_realm(actor, "other")
         assert (caught.value.code, caught.value.message) == ("realm_not_found", "realm not found: other")
+
+
+@pytest.mark.parametrize("crossing", ["*", "platform:*"])
+async def test_roles_of_the_own_realm_do_not_come_along(door: Door, crossing: str) -> None:
+    for more in (("keys:decrypt",), ("realm:*",), ("keys:encrypt", "shop:sell")):
+        actor, _ = await door.bearer.other_realm(an_actor(crossing, *more), "other")
+        assert actor.permissions == compile_permissions(frozenset({crossing}))
 
 
 @pytest.mark.parametrize("realm_id", ["absent", "", "OTHER", "other ", "../other", "a" * 64, "\0"])

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from qimem.crypto.mac import digest
 from qimem.errors import Unauthenticated, storage_unavailable
+from qimem.kernel.clock import MICROSECONDS
 from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretText
 from qimem.oauth.client_auth import ClientAuthenticator
@@ -24,7 +26,9 @@ async def setting() -> Setting:
 
 @pytest.fixture
 async def door(setting: Setting) -> ClientAuthenticator:
-    return ClientAuthenticator(setting.database, setting.caches, setting.clients, setting.realms)
+    return ClientAuthenticator(
+        setting.database, setting.caches, setting.clients, setting.realms, setting.clock
+    )
 
 
 async def enter(
@@ -177,3 +181,41 @@ async def test_a_realm_that_vanished_takes_its_clients_along(
     await enter(door)
     del setting.epochs.now[RealmId("acme")]
     await refused(door)
+
+
+async def test_the_secret_before_is_good_until_its_time_is_over(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    until_us = setting.clock.now_us() + 10 * MICROSECONDS
+    client = a_client("two", previous_digest=digest(b"before"), previous_until_us=until_us)
+    setting.clients.rows[ACME, "two"] = client
+    assert await enter(door, "two", "before") == client
+    assert await enter(door, "two") == client
+    await refused(door, "two", "another")
+    setting.clock.advance(9)
+    assert await enter(door, "two", "before") == client
+    setting.clock.advance(1)
+    await refused(door, "two", "before")
+    assert await enter(door, "two") == client
+
+
+@pytest.mark.parametrize("until_us", [None, 0])
+async def test_a_secret_that_is_merely_remembered_opens_nothing(
+    setting: Setting, door: ClientAuthenticator, until_us: int | None
+) -> None:
+    setting.clients.rows[ACME, "two"] = a_client(
+        "two", previous_digest=digest(b"before"), previous_until_us=until_us
+    )
+    await refused(door, "two", "before")
+
+
+async def test_a_public_client_has_no_secret_before(setting: Setting, door: ClientAuthenticator) -> None:
+    until_us = setting.clock.now_us() + 10 * MICROSECONDS
+    setting.clients.rows[ACME, "spa"] = a_client(
+        "spa",
+        secret_digest=None,
+        auth_method=AuthMethod.NONE,
+        previous_digest=digest(b"before"),
+        previous_until_us=until_us,
+    )
+    await refused(door, "spa", "before")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qimem.errors import InvalidFields
 from qimem.oauth.client_metadata import check_metadata, check_redirect_uris
-from qimem.oauth.clients import Registration
+from qimem.oauth.registration import Registration
 
 LONG = "https://a.example/" + "x" * 2030
 

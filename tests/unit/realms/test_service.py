@@ -48,6 +48,7 @@ class World(Setting):
         self.database._tables = (*self.database._tables, *self.parts)
         self.service = RealmService(
             self.work,
+            self.database,
             self.realms,
             self.parts,
             lambda realm_id: f"https://id.example/realms/{realm_id}",

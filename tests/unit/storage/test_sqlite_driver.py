@@ -25,7 +25,7 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     made.dispose()
 
 
-ROW = {"realm_id": "acme", "name": "Acme", "enabled": True, "created_us": 1}
+ROW = {"realm_id": "acme", "name": "Acme", "enabled": True, "created_us": 1, "deleted_us": None}
 
 
 def test_core_writes_and_reads(engine: sa.Engine) -> None:
@@ -33,8 +33,11 @@ def test_core_writes_and_reads(engine: sa.Engine) -> None:
         connection.execute(sa.insert(realm), [ROW, {**ROW, "realm_id": "other"}])
     with engine.connect() as connection:
         rows = connection.execute(sa.select(realm).order_by(realm.c.realm_id)).all()
-        assert [tuple(row) for row in rows] == [("acme", "Acme", True, 1), ("other", "Acme", True, 1)]
-        assert connection.execute(sa.select(realm)).fetchmany(1) == [("acme", "Acme", True, 1)]
+        assert [tuple(row) for row in rows] == [
+            ("acme", "Acme", True, 1, None),
+            ("other", "Acme", True, 1, None),
+        ]
+        assert connection.execute(sa.select(realm)).fetchmany(1) == [("acme", "Acme", True, 1, None)]
 
 
 def test_an_empty_result_still_has_columns(engine: sa.Engine) -> None:

@@ -25,6 +25,7 @@ class ClientCredentialsGrant:
                 grant_type=GrantType.CLIENT_CREDENTIALS,
                 realm_id=client.realm_id,
                 client_id=client.client_id,
+                judged=client,
                 user_id=None,
                 scope=request.scope,
                 write_grant=None,

@@ -66,9 +66,9 @@ class RefreshTokenGrant:
         token, grant = found
         if client is not None and client.client_id != grant.client_id:
             raise invalid_client()
-        by_client = client is not None and request.client_secret is not None
+        judged = client if request.client_secret is not None else None
         try:
-            return await self._issue(grant, token, draft, by_client=by_client)
+            return await self._issue(grant, token, draft, judged)
         except _Reused:
             draft.outcome = "refresh_token_reused"
             await self._revocation.end(grant, draft)
@@ -83,8 +83,10 @@ class RefreshTokenGrant:
         return await self._clients.authenticate(request.client_id, secret, None)
 
     async def _issue(
-        self, grant: GrantRecord, token: PresentedRefreshToken, draft: AuditDraft, *, by_client: bool
+        self, grant: GrantRecord, token: PresentedRefreshToken, draft: AuditDraft, judged: ClientRecord | None
     ) -> TokenResponse:
+        by_client = judged is not None
+
         def rotate(tx: Tx, scope: str | None) -> GrantRecord:  # noqa: ARG001 - the grant keeps its scope
             now_us = self._clock.now_us()
             if grant.created_us > now_us + CLOCK_SKEW_SECONDS * MICROSECONDS:
@@ -112,6 +114,7 @@ class RefreshTokenGrant:
                     grant_type=GrantType.REFRESH_TOKEN,
                     realm_id=grant.realm_id,
                     client_id=grant.client_id,
+                    judged=judged,
                     user_id=grant.user_id,
                     scope=None,
                     write_grant=rotate,

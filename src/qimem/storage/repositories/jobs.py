@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from qimem.kernel.transaction import Tx
-from qimem.storage.schema import idempotency, job, oauth_grant, spent
+from qimem.storage.schema import idempotency, job, login_attempt, oauth_grant, spent
 from qimem.storage.statement import SQLStatement, insert_if_absent, sql
 
 _ENSURE = insert_if_absent(job)
@@ -70,7 +70,7 @@ def _delete_expired(table: sa.Table) -> SQLStatement:
     return sql(sa.delete(table).where(sa.tuple_(*key).in_(old)))
 
 
-_DELETE = tuple(_delete_expired(table) for table in (spent, idempotency, oauth_grant))
+_DELETE = tuple(_delete_expired(table) for table in (spent, idempotency, oauth_grant, login_attempt))
 
 
 class ExpiredRowsRepository:

@@ -22,6 +22,8 @@ from qimem.storage.statement import insert_if_absent, sql
 class SingleUse(StrEnum):
     """Kinds of things that happen once."""
 
+    TOTP_STEP = "totp_step"
+    RECOVERY_CODE = "recovery_code"
     REVOKED_TOKEN = "revoked_token"  # noqa: S105 - a kind, not a secret
 
 
@@ -45,15 +47,16 @@ def claim(tx: Tx, kind: SingleUse, realm_id: RealmId, key: tuple[str, ...], expi
         key: What is used, as a tuple of parts.
         expires_us: When the thing could no longer be used anyway.
     """
-    row = tx.one(_CLAIM, realm_id=realm_id, kind=kind.value, key_digest=_digest(key), expires_us=expires_us)
+    row = tx.one(_CLAIM, realm_id=realm_id, kind=kind.value, key_digest=digest_of(key), expires_us=expires_us)
     return row is not None
 
 
 def is_claimed(tx: Tx, kind: SingleUse, realm_id: RealmId, key: tuple[str, ...]) -> bool:
     """Whether it has happened."""
-    return tx.one(_FIND, realm_id=realm_id, kind=kind.value, key_digest=_digest(key)) is not None
+    return tx.one(_FIND, realm_id=realm_id, kind=kind.value, key_digest=digest_of(key)) is not None
 
 
-def _digest(key: tuple[str, ...]) -> bytes:
+def digest_of(key: tuple[str, ...]) -> bytes:
+    """What stands for a tuple of parts: lengths before parts, so that no two tuples share one."""
     parts = [part.encode() for part in key]
     return digest(b"".join(struct.pack(">I", len(part)) + part for part in parts))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from qimem.identity.models import UserRecord
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
-from qimem.storage.schema import app_user, credential, oauth_grant, user_role
+from qimem.storage.schema import Identifier, app_user, credential, oauth_grant, user_role
 from qimem.storage.statement import insert_if_absent, sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
@@ -56,6 +56,38 @@ _SET_ENABLED = sql(
     .where(app_user.c.realm_id == sa.bindparam("of_realm"), app_user.c.user_id == sa.bindparam("of_user"))
     .values(enabled=sa.bindparam("to_enabled"))
 )
+_ONE = (app_user.c.realm_id == sa.bindparam("of_realm"), app_user.c.user_id == sa.bindparam("of_user"))
+# The name is looked for first: two databases tell of a violated constraint in two ways, and one of them late.
+_TAKEN = sql(
+    sa.select(app_user.c.user_id).where(
+        app_user.c.realm_id == sa.bindparam("of_realm"),
+        app_user.c.username_key == sa.bindparam("key"),
+        app_user.c.user_id != sa.bindparam("of_user", type_=Identifier),
+    )
+)
+_UPDATE = sql(
+    sa.update(app_user)
+    .where(*_ONE)
+    .values(
+        username=sa.bindparam("to_username"),
+        username_key=sa.bindparam("to_key"),
+        email=sa.bindparam("to_email", type_=sa.Text),
+    )
+)
+_CLEAR_ROLES = sql(
+    sa.delete(user_role).where(
+        user_role.c.realm_id == sa.bindparam("of_realm"), user_role.c.user_id == sa.bindparam("of_user")
+    )
+)
+_SET_PASSWORD = sql(
+    sa.update(credential)
+    .where(
+        credential.c.realm_id == sa.bindparam("of_realm"),
+        credential.c.user_id == sa.bindparam("of_user"),
+        credential.c.kind == sa.bindparam("of_kind"),
+    )
+    .values(data=sa.bindparam("to_data"), created_us=sa.bindparam("to_created", type_=sa.BigInteger))
+)
 # What refers to the user goes first.
 _DELETE = tuple(
     sql(
@@ -94,8 +126,7 @@ class UserRepository:
         if added is None:
             return False
         tx.run(_INSERT_CREDENTIAL, **one, kind=_KIND, data=password_hash, created_us=user.created_us)
-        for position, role in enumerate(user.roles):
-            tx.run(_INSERT_ROLE, **one, role=role, position=position)
+        self._add_roles(tx, one, user.roles)
         return True
 
     def find(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> UserRecord | None:
@@ -118,6 +149,30 @@ class UserRepository:
         """Let the user in, or not."""
         tx.run(_SET_ENABLED, of_realm=realm_id, of_user=user_id, to_enabled=enabled)
 
+    def update(self, tx: Tx, user: UserRecord) -> bool:
+        """Write name and e-mail address; False when another user has the name."""
+        one: dict[str, Any] = {"of_realm": user.realm_id, "of_user": user.user_id}
+        if tx.one(_TAKEN, **one, key=user.username_key) is not None:
+            return False
+        tx.run(_UPDATE, **one, to_username=user.username, to_key=user.username_key, to_email=user.email)
+        return True
+
+    def set_roles(self, tx: Tx, realm_id: RealmId, user_id: UUID, roles: Sequence[str]) -> None:
+        """Give the user these roles and no others."""
+        tx.run(_CLEAR_ROLES, of_realm=realm_id, of_user=user_id)
+        self._add_roles(tx, {"realm_id": realm_id, "user_id": user_id}, roles)
+
+    def set_password(self, tx: Tx, realm_id: RealmId, user_id: UUID, phc: str, now_us: int) -> None:
+        """Replace the password."""
+        tx.run(
+            _SET_PASSWORD, of_realm=realm_id, of_user=user_id, of_kind=_KIND, to_data=phc, to_created=now_us
+        )
+
+    def password(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> str | None:
+        """The stored password hash."""
+        row = tx.one(_PASSWORD, realm_id=realm_id, user_id=user_id, kind=_KIND)
+        return None if row is None else row[0]
+
     def delete(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> None:
         """Remove the user with credentials, roles and grants."""
         for statement in _DELETE:
@@ -131,6 +186,10 @@ class UserRepository:
         user = self._user(tx, row)
         password = tx.one(_PASSWORD, realm_id=realm_id, user_id=user.user_id, kind=_KIND)
         return None if password is None else (user, password[0])
+
+    def _add_roles(self, tx: Tx, one: dict[str, Any], roles: Sequence[str]) -> None:
+        for position, role in enumerate(roles):
+            tx.run(_INSERT_ROLE, **one, role=role, position=position)
 
     def _user(self, tx: Tx, row: tuple[Any, ...]) -> UserRecord:
         roles = tx.all(_ROLES, realm_id=row[0], user_id=row[1])

@@ -1,62 +1,23 @@
-"""`/v1/auth`: the HTTP face of realms, roles, clients and tokens."""
+"""`/v1/auth`: the HTTP face of tokens and the keys that sign them."""
 
 from __future__ import annotations
 
 from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
-from qimem.errors import InvalidFields
 from qimem.kms.signing_keys import RotationMode
-from qimem.oauth.clients import Registration
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.gate import is_no_client
 from qimem.wire.auth import (
-    CreateClientRequest,
-    CreatedClient,
-    CreateRealmRequest,
-    CreateRoleRequest,
     Introspection,
     IntrospectRequest,
-    Realm,
     RefreshRequest,
     Revoked,
     RevokeRequest,
-    Role,
     RotatedSigningKey,
     RotateSigningKeyRequest,
     TokenRequest,
     TokenResponse,
 )
-
-
-async def create_realm(call: Call[CreateRealmRequest, None]) -> Realm:
-    """Make a realm."""
-    return await call.services.realms.create(call.context, call.body.id, call.body.name)
-
-
-async def create_role(call: Call[CreateRoleRequest, None]) -> Role:
-    """Make a role."""
-    return await call.services.roles.create(call.context, call.body.name, call.body.permissions)
-
-
-async def create_client(call: Call[CreateClientRequest, None]) -> CreatedClient:
-    """Register a client."""
-    body = call.body
-    if body.name is not None and body.client_name is not None and body.name != body.client_name:
-        raise InvalidFields({"/client_name": "name and client_name are the same field"})
-    registration = Registration(
-        redirect_uris=body.redirect_uris,
-        name=body.name if body.name is not None else body.client_name,
-        grant_types=body.grant_types,
-        response_types=body.response_types,
-        auth_method=body.token_endpoint_auth_method,
-        scope=body.scope,
-        jwks=body.jwks,
-        jwks_uri=body.jwks_uri,
-        post_logout_redirect_uris=body.post_logout_redirect_uris or (),
-        tier=body.tier,
-        roles=body.roles or (),
-    )
-    return await call.services.clients.create(call.context, registration)
 
 
 async def token(call: Call[TokenRequest, None]) -> TokenResponse:
@@ -77,7 +38,7 @@ async def revoke(call: Call[RevokeRequest, None]) -> Revoked:
 
 async def introspect(call: Call[IntrospectRequest, None]) -> Introspection:
     """What a token is good for now."""
-    header = call.authorization
+    header = call.headers.get(b"authorization")
     if header is not None and is_no_client(header):
         return await call.services.introspection.by_bearer(call.context.actor, header, call.body)
     return await call.services.introspection.by_client(header, call.body)
@@ -93,51 +54,14 @@ async def rotate_signing_key(call: Call[RotateSigningKeyRequest, None]) -> Rotat
 ENDPOINTS = (
     Endpoint(
         method="POST",
-        path="/v1/auth/realms",
-        name="realms.create",
-        audit=recorded("target"),
-        handler=create_realm,
-        request=CreateRealmRequest,
-        response=Realm,
-        permission=Permission.REALMS_CREATE,
-        idempotent=True,
-        summary="Create a realm",
-        example={"id": "acme", "name": "Acme Corporation"},
-    ),
-    Endpoint(
-        method="POST",
-        path="/v1/auth/roles",
-        name="roles.create",
-        audit=recorded("target"),
-        handler=create_role,
-        request=CreateRoleRequest,
-        response=Role,
-        permission=Permission.ROLES_CREATE,
-        idempotent=True,
-        summary="Create a role",
-        example={"name": "cipher", "permissions": ["keys:encrypt", "keys:decrypt"]},
-    ),
-    Endpoint(
-        method="POST",
-        path="/v1/auth/clients",
-        name="clients.create",
-        audit=recorded("target"),
-        handler=create_client,
-        request=CreateClientRequest,
-        response=CreatedClient,
-        permission=Permission.CLIENTS_CREATE,
-        idempotent=True,
-        summary="Register a client",
-        example={"name": "shop", "redirect_uris": ["https://shop.example/callback"]},
-    ),
-    Endpoint(
-        method="POST",
         path="/v1/auth/token",
         name="tokens.issue",
         audit=recorded("realm", "subject", "client", "token"),
         handler=token,
         request=TokenRequest,
         response=TokenResponse,
+        conflicts=True,
+        counts_attempts=True,
         summary="Get a token by password or client credentials",
         example={
             "grant_type": "client_credentials",
@@ -153,6 +77,7 @@ ENDPOINTS = (
         handler=refresh,
         request=RefreshRequest,
         response=TokenResponse,
+        conflicts=True,
         summary="Refresh a token pair",
         example={"refresh_token": "{refresh_token}"},
     ),

@@ -21,7 +21,7 @@ from qimem.observability.logging import report_unexpected
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.errors import item_error
 from qimem.web.kit.pages import next_cursor, page_limit, position
-from qimem.wire.common import ErrorBody, Page
+from qimem.wire.common import ErrorBody, Page, RealmQuery
 from qimem.wire.security import (
     CreateKeyRequest,
     Decrypted,
@@ -37,7 +37,6 @@ from qimem.wire.security import (
     KeyMetadata,
     KeyStateRequest,
     ListKeysQuery,
-    RealmQuery,
     RotateRequest,
 )
 
@@ -273,6 +272,7 @@ ENDPOINTS = (
         request=EncryptRequest,
         response=Encrypted | EncryptedItems,
         permission=Permission.KEYS_ENCRYPT,
+        conflicts=True,
         summary="Encrypt",
         example={"name": "orders", "input": "4111 1111 1111 1111"},
     ),

@@ -10,10 +10,10 @@ from collections.abc import Collection
 
 _EXPOSED = (
     b"access-control-expose-headers: X-Request-Id, X-RateLimit-Limit, X-RateLimit-Remaining, "
-    b"X-RateLimit-Reset, Retry-After, WWW-Authenticate\r\n"
+    b"X-RateLimit-Reset, Retry-After, WWW-Authenticate, ETag\r\n"
 )
 _PREFLIGHT = (
-    b"access-control-allow-headers: Authorization, Content-Type, Idempotency-Key, X-Request-Id\r\n"
+    b"access-control-allow-headers: Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id\r\n"
     b"access-control-max-age: 600\r\n"
 )
 

@@ -13,7 +13,9 @@ from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import RequestContext
 from qimem.kernel.ids import parse_uuid
 from qimem.kernel.limits import BODY_BYTES_MAX
+from qimem.web.kit.preconditions import precondition
 from qimem.web.services import Services
+from qimem.wire.preconditions import Precondition
 
 B = TypeVar("B")
 Q = TypeVar("Q")
@@ -37,10 +39,10 @@ class Call(Generic[B, Q]):
     """One request as a handler sees it: decoded, authenticated, authorized in the coarse.
 
     `context` exists where a bearer was admitted: on endpoints that ask for a permission always. `draft` is the
-    audit record; `authorization` the header as sent, for endpoints that take any caller.
+    audit record; `headers` show the last value of each name.
     """
 
-    __slots__ = ("authorization", "body", "context", "draft", "path", "query", "services")
+    __slots__ = ("body", "context", "draft", "headers", "path", "query", "services")
 
     context: RequestContext
 
@@ -51,14 +53,24 @@ class Call(Generic[B, Q]):
         body: B,
         query: Q,
         draft: AuditDraft,
-        authorization: bytes | None,
+        headers: Mapping[bytes, bytes],
     ) -> None:
-        self.authorization = authorization
+        self.headers = headers
         self.services = services
         self.draft = draft
         self.path = path
         self.body = body
         self.query = query
+
+    @property
+    def precondition(self) -> Precondition:
+        """What `If-Match` says.
+
+        Raises:
+            TransportError: 428 without one.
+            Invalid: malformed.
+        """
+        return precondition(self.headers.get(b"if-match"))
 
     def path_uuid(self, name: str) -> UUID | None:
         """A path parameter as UUID, None when it is not one."""
@@ -77,9 +89,13 @@ class Endpoint:
         request: Wire struct of the body, None where no body is read.
         query: Wire struct of the query, None where none is read.
         permission: What the caller must hold with any scope; None for public endpoints.
+        signed_in: Any good bearer suffices: it concerns the caller alone.
+        versioned: Its answers carry an `ETag`; where it changes a part of something, `If-Match` must name one.
         any_caller: Public, but a bearer that is shown must be good, and the handler asks who shows it.
         optional_body: No field is required, so no body is.
         idempotent: Honors Idempotency-Key.
+        conflicts: The state of things may forbid it, beside what a repetition can meet.
+        counts_attempts: Who guesses here too often is told to wait.
         cacheable: May be stored by caches; everything else may not.
         example: A request that works, shown in the documentation and run in the tests.
     """
@@ -94,13 +110,20 @@ class Endpoint:
     query: type[Any] | None = None
     permission: Permission | None = None
     any_caller: bool = False
+    signed_in: bool = False
+    versioned: bool = False
     optional_body: bool = False
     body_bytes_max: int = BODY_BYTES_MAX
     idempotent: bool = False
+    conflicts: bool = False
+    counts_attempts: bool = False
     cacheable: bool = False
     summary: str = ""
     example: Mapping[str, Any] | None = None
     names_realm: bool = field(init=False, default=False)
+    realm_in_path: bool = field(init=False, default=False)
+    needs_bearer: bool = field(init=False, default=False)
+    merges: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Note whether the request can name a realm, so that dispatch need not look."""
@@ -109,5 +132,9 @@ class Endpoint:
             message = f"{self.name}: only an endpoint with a permission can be idempotent"
             raise ValueError(message)
         shape = self.request if self.request is not None else self.query
-        named = shape is not None and "realm_id" in shape.__struct_fields__
+        in_path = "{realm_id}" in self.path
+        named = in_path or (shape is not None and "realm_id" in shape.__struct_fields__)
+        object.__setattr__(self, "needs_bearer", self.permission is not None or self.signed_in)
+        object.__setattr__(self, "merges", self.method == "PATCH")
+        object.__setattr__(self, "realm_in_path", in_path)
         object.__setattr__(self, "names_realm", named and self.permission is not None)

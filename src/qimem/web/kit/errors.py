@@ -42,6 +42,7 @@ STATUS: Final = {
     Kind.FORBIDDEN: 403,
     Kind.NOT_FOUND: 404,
     Kind.CONFLICT: 409,
+    Kind.PRECONDITION: 412,
     Kind.MISMATCH: 422,
     Kind.LIMITED: 429,
     Kind.UNAVAILABLE: 503,

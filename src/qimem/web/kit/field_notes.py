@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from qimem.kernel.limits import (
     BATCH_ITEMS_MAX,
+    CLIENT_SECRET_OVERLAP_SECONDS_MAX,
     CURSOR_CHARS_MAX,
     DISPLAY_NAME_CHARS_MAX,
     EMAIL_CHARS_MAX,
@@ -24,8 +25,8 @@ from qimem.kernel.limits import (
     SCOPE_CHARS_MAX,
     USERNAME_CHARS_MAX,
 )
-from qimem.oauth.clients import DEFAULT_TIER, TIERS
 from qimem.oauth.models import AuthMethod, GrantType
+from qimem.oauth.registration import DEFAULT_TIER, TIERS
 
 Note = dict[str, Any]
 
@@ -44,6 +45,9 @@ _NAME_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
 _REALM_PATTERN = "^[a-z0-9][a-z0-9-]{0,62}$"
 _PAGE = _note(f"Items per page, {PAGE_DEFAULT} by default", minimum=1, maximum=PAGE_MAX, default=PAGE_DEFAULT)
 _CURSOR = _note("`next_cursor` of the page before", maxLength=CURSOR_CHARS_MAX)
+_PASSWORD = _note(
+    "None of the commonest", minLength=PASSWORD_CHARS_MIN, maxLength=PASSWORD_CHARS_MAX, format="password"
+)
 _ALGORITHM = "`aes256_gcm` or `chacha20_poly1305`"
 _ROLES = "Names of roles of the realm"
 
@@ -115,9 +119,10 @@ _KEYS: Final[dict[str, Note]] = {
     "Grant.expires_at": _note("RFC 3339, UTC; refreshing does not move it"),
     "RevokeGrantsRequest.grant_id": _note("Only this one; all of the user's where it is left out"),
     "RevokedGrants.revoked": _note("How many ended"),
-    "ListUsersQuery.limit": _PAGE,
-    "ListUsersQuery.cursor": _CURSOR,
-    "ListUsersQuery.realm_id": _note(_REALM),
+    "ListQuery.limit": _PAGE,
+    "ListQuery.cursor": _CURSOR,
+    "ListQuery.realm_id": _note(_REALM),
+    "RolesRequest.roles": _note(_ROLES, maxItems=ROLES_PER_SUBJECT_MAX),
 }
 
 _AUTH: Final[dict[str, Note]] = {
@@ -127,12 +132,21 @@ _AUTH: Final[dict[str, Note]] = {
     "CreateRealmRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
     "Realm.id": _note("As chosen"),
     "Realm.name": _note("For people to read"),
+    "Realm.enabled": _note("Whether anything works in it"),
+    "UpdateRealmRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
+    "ListRealmsQuery.limit": _PAGE,
+    "ListRealmsQuery.cursor": _CURSOR,
+    "DeleteRealmQuery.confirm": _note("The id of the realm once more", example="{realm_id}"),
     "Realm.issuer": _note("`iss` of the realm's tokens", format="uri"),
     "CreateRoleRequest.name": _note(f"Unique in the realm; {_NAME}", maxLength=63, pattern=_NAME_PATTERN),
     "CreateRoleRequest.permissions": _note(
         "Permissions of the platform that the caller holds, and names of the application's own",
         maxItems=PERMISSIONS_PER_ROLE_MAX,
     ),
+    "UpdateRoleRequest.permissions": _note(
+        "All that it shall carry; see the creation of roles", maxItems=PERMISSIONS_PER_ROLE_MAX
+    ),
+    "Role.built_in": _note("Whether it is the platform's own, which nobody changes"),
     "Role.name": _note("As chosen"),
     "Role.permissions": _note("In canonical spelling, each once"),
     "CreateClientRequest.redirect_uris": _note(
@@ -162,6 +176,28 @@ _AUTH: Final[dict[str, Note]] = {
     "CreateClientRequest.roles": _note(
         f"{_ROLES}, for its own tokens (client credentials)", maxItems=ROLES_PER_SUBJECT_MAX
     ),
+    "UpdateClientRequest.name": _note("See the registration", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
+    "UpdateClientRequest.redirect_uris": _note("See the registration", maxItems=REDIRECT_URIS_MAX),
+    "UpdateClientRequest.grant_types": _note("See the registration"),
+    "UpdateClientRequest.response_types": _note("See the registration"),
+    "UpdateClientRequest.scope": _note("See the registration", maxLength=SCOPE_CHARS_MAX),
+    "UpdateClientRequest.jwks": _note("See the registration"),
+    "UpdateClientRequest.jwks_uri": _note("See the registration"),
+    "UpdateClientRequest.post_logout_redirect_uris": _note(
+        "See the registration", maxItems=REDIRECT_URIS_MAX
+    ),
+    "UpdateClientRequest.tier": _note("See the registration"),
+    "RotateClientSecretRequest.overlap_seconds": _note(
+        "How long the secret before is taken too; by default it is not",
+        minimum=0,
+        maximum=CLIENT_SECRET_OVERLAP_SECONDS_MAX,
+    ),
+    "RotatedClientSecret.client_id": _note("Of the client"),
+    "RotatedClientSecret.client_secret": _note("Shown this once"),
+    "RotatedClientSecret.previous_expires_at": _note(
+        "RFC 3339, UTC; null where the secret before is good no more"
+    ),
+    "Client.enabled": _note("Whether anybody gets in through it"),
     "Client.client_id": _note("Opaque"),
     "Client.name": _note("For people to read"),
     "Client.redirect_uris": _note("Compared character by character"),
@@ -178,11 +214,50 @@ _AUTH: Final[dict[str, Note]] = {
     "CreateUserRequest.username": _note(
         "Unique in the realm in any case; no spaces (RFC 8265)", minLength=1, maxLength=USERNAME_CHARS_MAX
     ),
-    "CreateUserRequest.password": _note(
-        "None of the commonest", minLength=PASSWORD_CHARS_MIN, maxLength=PASSWORD_CHARS_MAX, format="password"
-    ),
+    "CreateUserRequest.password": _PASSWORD,
     "CreateUserRequest.roles": _note(f"{_ROLES}; may be empty", maxItems=ROLES_PER_SUBJECT_MAX),
     "CreateUserRequest.email": _note("ASCII", maxLength=EMAIL_CHARS_MAX),
+    "UpdateUserRequest.username": _note(
+        "Unique in the realm in any case; no spaces (RFC 8265)", minLength=1, maxLength=USERNAME_CHARS_MAX
+    ),
+    "UpdateUserRequest.email": _note("ASCII; null takes it away", maxLength=EMAIL_CHARS_MAX),
+    "SetPasswordRequest.password": _PASSWORD,
+    "ChangePasswordRequest.password": _PASSWORD,
+    "ChangePasswordRequest.current_password": _note("The one to be replaced", format="password"),
+    "PasswordSet.revoked": _note("How many sign-ins ended with the old one"),
+    "Me.realm_id": _note("Where the caller belongs"),
+    "Me.sub": _note("`sub` of the caller's tokens"),
+    "Me.kind": _note("Whether a user calls, or a client for itself"),
+    "Me.client_id": _note("The client that the token was issued to"),
+    "Me.username": _note("As written; null for a client"),
+    "Me.email": _note("As written"),
+    "Me.roles": _note("Held now"),
+    "CreateUserRequest.totp_secret": _note(
+        "Of an app that the user has already, in base32 with at least 80 bits", format="password"
+    ),
+    "ChangePasswordRequest.totp_code": _note("Of users who have a second factor; ignored for others"),
+    "EnrolTotpRequest.current_password": _note("Of the caller", format="password"),
+    "TotpEnrolment.secret": _note("In base32, for who types it in. Shown this once."),
+    "TotpEnrolment.otpauth_uri": _note("What apps read: SHA-1, 6 digits, 30 seconds (RFC 6238)"),
+    "TotpEnrolment.qr_svg": _note("The same as a picture"),
+    "ConfirmTotpRequest.code": _note("Six digits of the app"),
+    "ProveFactorRequest.current_password": _note("Of the caller", format="password"),
+    "ProveFactorRequest.code": _note("Six digits of the app, or a recovery code"),
+    "RecoveryCodes.recovery_codes": _note("Each is good once in the place of a code of the app"),
+    "SecondFactorState.enabled": _note("Whether a code is asked for at the next login"),
+    "Me.second_factor": _note("Whether a code is asked for at the next login"),
+    "ExplainRequest.permission": _note("A permission of the platform, without a key"),
+    "ExplainRequest.user_id": _note("Whose decision; exactly one of `user_id` and `client_id`"),
+    "ExplainRequest.client_id": _note("The client, when it acts for itself"),
+    "ExplainRequest.lineage_id": _note("On which key; without one, whether it may be asked at all"),
+    "Explanation.allowed": _note("The decision"),
+    "Explanation.rule": _note("What makes it"),
+    "Explanation.permission": _note("As asked"),
+    "Explanation.resource": _note("As asked"),
+    "Explanation.role": _note("The first role that allows it"),
+    "Explanation.grant": _note("The name in that role"),
+    "Explanation.hint": _note("What would have to be different"),
+    "Me.permissions": _note("Held now, in alphabetical order"),
     "User.id": _note("`sub` of the user's tokens"),
     "User.username": _note("As written"),
     "User.roles": _note(_ROLES),
@@ -289,6 +364,11 @@ NOTES: Final[dict[str, Note]] = {
 PATH_PARAMETERS: Final[dict[str, Note]] = {
     "key_id": _note("A key version", format="uuid"),
     "user_id": _note("A user", format="uuid"),
+    "client_id": _note("A client"),
+    "realm_id": _note(
+        "Id of the realm; operators alone may name another than their own", pattern=_REALM_PATTERN
+    ),
+    "role": _note("Name of the role", pattern=_NAME_PATTERN),
     "realm": _note("Id of the realm", pattern=_REALM_PATTERN),
 }
 """Name of a path parameter → what to add to its schema."""

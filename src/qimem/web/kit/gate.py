@@ -24,8 +24,8 @@ class Gate(Protocol):
         """Whether the actor holds the permission with any scope."""
         ...
 
-    async def other_realm(self, actor: Actor, realm_id: str) -> RealmCache:
-        """The state of the realm that the request names in place of the caller's own.
+    async def other_realm(self, actor: Actor, realm_id: str) -> tuple[Actor, RealmCache]:
+        """The caller as they count in the realm that the request names in place of their own, and its state.
 
         Raises:
             NotFound: `realm_not_found`.

@@ -34,7 +34,7 @@ _PIECE = 64 * 1024
 _SHOWN_CHARS = 64
 _UNKNOWN = "Object contains unknown field `"
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
-_SCALARS = frozenset({str, int, bool, UUID, type(None)})
+_SCALARS = frozenset({str, int, bool, UUID, type(None), msgspec.UnsetType})
 _INTEGER = re.compile(r"-?[0-9]{1,64}")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
@@ -43,7 +43,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
     # Another default would look like a field that came, and could cover up for a key that came twice.
     for field in fields(shape):
-        assert field.default in (None, msgspec.NODEFAULT), field.name
+        assert field.default in (None, msgspec.NODEFAULT, msgspec.UNSET), field.name
         assert field.default_factory is msgspec.NODEFAULT, field.name
     return msgspec.json.Decoder(shape)
 
@@ -101,10 +101,11 @@ def invalid_json(reason: str = "not valid JSON") -> Invalid:
 def _set_fields(value: msgspec.Struct) -> int:
     # Each key of the text has one colon. As many set fields as colons: no key came twice.
     for name in _nested(type(value)):
-        if getattr(value, name) is not None:
+        given = getattr(value, name)
+        if given is not None and given is not msgspec.UNSET:
             return -1
-    given = astuple(value)
-    return len(given) - given.count(None)
+    fields_of = astuple(value)
+    return len(fields_of) - fields_of.count(None) - fields_of.count(msgspec.UNSET)
 
 
 @lru_cache(maxsize=256)

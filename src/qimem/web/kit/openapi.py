@@ -18,15 +18,20 @@ from qimem.web.kit.field_notes import PATH_PARAMETERS
 from qimem.web.kit.schemas import Schema, component_schemas, query_parameters, summary_of
 from qimem.wire.common import ErrorBody, NotReady
 
+_MERGE_PATCH: Final = "application/merge-patch+json"
+
 TITLE: Final = "QIMEM HTTP API"
 
 TAGS: Final = {
     "keys": "Keys of a realm, and what is done with them. A `key_id` names one version; all versions of a "
     "key share the `lineage_id` and the optional `name`.",
-    "realms": "Realms keep everything apart: keys, roles, clients and users. They are made by operators.",
+    "realms": "Realms keep everything apart: keys, roles, clients and users. They are made and ended by who runs the "
+    "platform.",
     "roles": "A role is a named list of permissions.",
     "clients": "Applications that ask for tokens.",
     "users": "People of a realm.",
+    "me": "Whoever calls.",
+    "authz": "Why somebody may do something, or may not.",
     "tokens": "Signing in, staying signed in, and ending it.",
     "signing-keys": "The keys that sign a realm's tokens: published before they sign, and as long as a token of theirs lives.",
     "audit": "What was done, by whom, to what: a record of each change and each use of a key, durable before its answer.",
@@ -49,11 +54,6 @@ BEARER: Final = (
 
 CLIENT: Final = "`client_id` and `client_secret`, each form-encoded first (RFC 6749 §2.3.1)."
 
-# What no field of an endpoint tells. Encrypting can exhaust a key version; permissions can be too many for a
-# token; nobody disables or deletes themselves.
-_CONFLICTS: Final = frozenset(
-    {"keys.encrypt", "tokens.issue", "tokens.refresh", "users.disable", "users.delete"}
-)
 # These answer from memory; nothing that they need can be unavailable.
 _ALWAYS_SERVED: Final = frozenset({"system.root", "system.health", "system.openapi", "system.docs"})
 _NOT_READY: Final = frozenset({"system.ready"})
@@ -64,9 +64,12 @@ _REFUSALS: Final = {
     "403": ("Forbidden", "The caller lacks the permission; `permission` names it"),
     "404": ("NotFound", "No such object that this caller may know of"),
     "409": ("Conflict", "It exists already, a concurrent change won, or its state forbids it"),
+    "412": ("PreconditionFailed", "It is not what `If-Match` names any more: somebody changed it meanwhile"),
     "413": ("ContentTooLarge", "The body is larger than this operation takes"),
     "415": ("UnsupportedMediaType", "The body is not `application/json`, or is compressed"),
     "422": ("IdempotencyMismatch", "The `Idempotency-Key` was used before with another body"),
+    "428": ("PreconditionRequired", "`If-Match` is missing"),
+    "429": ("TooManyRequests", "Too many attempts; `Retry-After` says how long to wait"),
     "500": ("InternalError", "A failure of the server; its log knows more under the request id"),
     "503": ("Unavailable", "It cannot serve now, or does not know whether the change happened; repeat later"),
     "default": ("InvalidRequest", "The HTTP request itself cannot be read: its framing, size or headers"),
@@ -81,6 +84,11 @@ _HEADERS: Final[dict[str, Schema]] = {
     "Idempotency-Replayed": {
         "description": "Present when this is the answer of an earlier request with the same key",
         "schema": {"type": "string", "enum": ["true"]},
+    },
+    "ETag": {
+        "description": "What this representation is; for `If-Match`",
+        "required": True,
+        "schema": {"type": "string"},
     },
     "Retry-After": {
         "description": "Seconds to wait",
@@ -101,6 +109,15 @@ _IDEMPOTENCY_KEY: Final[Schema] = {
     f"{IDEMPOTENCY_SECONDS // 3600} hours changes nothing again and gets the first answer. An answer that held "
     "a secret is not kept: its repetition is 409 `already_done`.",
     "schema": {"type": "string", "pattern": "^[!-~]+$", "maxLength": IDEMPOTENCY_KEY_CHARS_MAX},
+}
+
+_IF_MATCH: Final[Schema] = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "description": "The `ETag` of what the change is meant for, or `*` for whatever is there (RFC 9110 §13.1.1)",
+    "schema": {"type": "string"},
+    "example": "*",
 }
 
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
@@ -141,7 +158,7 @@ def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": BEARER},
                 "client": {"type": "http", "scheme": "basic", "description": CLIENT},
             },
-            "parameters": {"IdempotencyKey": _IDEMPOTENCY_KEY},
+            "parameters": {"IdempotencyKey": _IDEMPOTENCY_KEY, "IfMatch": _IF_MATCH},
             "headers": _HEADERS,
             "responses": {name: _refusal(status, known) for status, (name, _) in _REFUSALS.items()},
             "schemas": schemas,
@@ -158,9 +175,9 @@ def _operation(endpoint: Endpoint, known: Mapping[Any, Schema]) -> dict[str, Any
     }
     if endpoint.any_caller:
         operation["security"] = [{"bearer": []}, {"client": []}, {}]
-    elif endpoint.permission is None:
+    elif not endpoint.needs_bearer:
         operation["security"] = []
-    else:
+    if endpoint.permission is not None:
         operation["x-permission"] = endpoint.permission.value
     parameters = list(_parameters(endpoint))
     if parameters:
@@ -172,7 +189,7 @@ def _operation(endpoint: Endpoint, known: Mapping[Any, Schema]) -> dict[str, Any
         operation["requestBody"] = {
             "description": f"At most {endpoint.body_bytes_max:,} bytes",
             "required": not endpoint.optional_body,
-            "content": {"application/json": media},
+            "content": {"application/json": media} | ({_MERGE_PATCH: media} if endpoint.merges else {}),
         }
     operation["responses"] = {"200": _success(endpoint, known)} | {
         status: {"$ref": f"#/components/responses/{_REFUSALS[status][0]}"}
@@ -194,6 +211,8 @@ def _parameters(endpoint: Endpoint) -> Iterator[Schema]:
             yield {"name": name, "in": "query", **_with_description(schema)}
     if endpoint.idempotent:
         yield {"$ref": "#/components/parameters/IdempotencyKey"}
+    if endpoint.merges:
+        yield {"$ref": "#/components/parameters/IfMatch"}
 
 
 def _with_description(schema: Schema) -> Schema:
@@ -210,13 +229,16 @@ def _statuses(endpoint: Endpoint) -> set[str]:
     possible = {
         # A parameter of the path that would need escapes makes the path another spelling of something.
         "400": takes_body or endpoint.query is not None or in_path,
-        "401": endpoint.permission is not None or takes_secret,
+        "401": endpoint.needs_bearer or takes_secret,
         "403": endpoint.permission is not None or endpoint.any_caller,
         "404": endpoint.names_realm or in_path,
-        "409": endpoint.idempotent or endpoint.name in _CONFLICTS,
+        "409": endpoint.idempotent or endpoint.conflicts,
+        "412": endpoint.merges,
         "413": takes_body,
         "415": takes_body,
         "422": endpoint.idempotent,
+        "428": endpoint.merges,
+        "429": endpoint.counts_attempts,
         "500": True,
         "503": endpoint.name not in _ALWAYS_SERVED,
     }
@@ -224,7 +246,11 @@ def _statuses(endpoint: Endpoint) -> set[str]:
 
 
 def _success(endpoint: Endpoint, known: Mapping[Any, Schema]) -> Schema:
-    headers = ["X-Request-Id", *(["Idempotency-Replayed"] if endpoint.idempotent else [])]
+    headers = [
+        "X-Request-Id",
+        *(["Idempotency-Replayed"] if endpoint.idempotent else []),
+        *(["ETag"] if endpoint.versioned else []),
+    ]
     if endpoint.response is str:
         return _answer("The page", {"schema": {"type": "string"}}, *headers, media_type="text/html")
     if endpoint.response is dict:
@@ -235,7 +261,7 @@ def _success(endpoint: Endpoint, known: Mapping[Any, Schema]) -> Schema:
 
 
 def _refusal(status: str, known: Mapping[Any, Schema]) -> Schema:
-    more = {"401": ["WWW-Authenticate"], "503": ["Retry-After"]}.get(status, [])
+    more = {"401": ["WWW-Authenticate"], "429": ["Retry-After"], "503": ["Retry-After"]}.get(status, [])
     return _answer(_REFUSALS[status][1], {"schema": known[ErrorBody]}, "X-Request-Id", *more)
 
 

@@ -79,4 +79,6 @@ def note_refusal(
         recorder.refuse(address, endpoint.name, code)
 
 
-_OF_STRANGERS = frozenset({"invalid_grant", "invalid_mfa_code", "mfa_required", "unauthorized_client"})
+_OF_STRANGERS = frozenset(
+    {"invalid_grant", "invalid_mfa_code", "mfa_required", "too_many_attempts", "unauthorized_client"}
+)

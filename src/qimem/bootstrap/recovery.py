@@ -1,0 +1,89 @@
+"""A new operator for an installation whose operators are locked out: for who holds the host and its root key.
+
+Whoever can run this could read everything anyway. What it must not be is silent: its record stands in the audit log,
+beside the change, like that of every other one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from qimem.bootstrap.audit import AuditLog
+from qimem.bootstrap.core import CLIENTS, ROLES, USERS, Core
+from qimem.bootstrap.database import location
+from qimem.bootstrap.first import Installed, generated_password, handed_out, installer, own_instance
+from qimem.config.schema import Settings
+from qimem.crypto.randomness import token_hex
+from qimem.errors import QimemError
+from qimem.identity.roles import RoleAssignment
+from qimem.identity.users import CredentialMakers, NewUser, UserService
+from qimem.kernel.audit_draft import AuditDraft
+from qimem.kernel.clock import SystemClock
+from qimem.kernel.ids import SYSTEM_REALM
+from qimem.kernel.secret import SecretBytes
+from qimem.kernel.transaction import Tx
+from qimem.kms.hierarchy import RootKey
+from qimem.oauth.clients import ClientService
+from qimem.oauth.registration import UNLIMITED_TIER, Registration
+
+EVENT = "operator.recover"
+
+
+async def recover_operator(settings: Settings, root_key: SecretBytes, username: str) -> Installed:
+    """Add an operator with a generated password, and a client to sign in through; servers may be running.
+
+    Args:
+        settings: Where the installation is.
+        root_key: Taken over; wiped at the end.
+        username: Of the new operator.
+
+    Raises:
+        Conflict: `already_exists`: the name is taken.
+        InvalidFields: a name that cannot be one.
+        Refused: no installation, another root key, or an audit log that cannot be written.
+        Unavailable: storage or audit log cannot be written.
+    """
+    async with AsyncExitStack() as stack:
+        database = location(settings).open()
+        stack.push_async_callback(database.close)
+        instance = await own_instance(database, root_key)
+        core = Core(
+            database, RootKey(instance.instance_id, root_key), SystemClock(), instance.external_url or ""
+        )
+        stack.callback(core.keyring.close)
+        stack.callback(core.lane.close)
+        log = await AuditLog.open(settings, core, instance)
+        stack.push_async_callback(log.close)
+        password = generated_password()
+        draft = AuditDraft(EVENT, token_hex(12), "")
+        draft.realm_id, draft.subject = SYSTEM_REALM, installer().subject
+        installed = await _add(settings, core, log, NewUser(username, password, ("operator",)), draft)
+        await _recorded(log, draft)
+        return installed
+
+
+async def _add(settings: Settings, core: Core, log: AuditLog, new: NewUser, draft: AuditDraft) -> Installed:
+    clock, database, work = core.clock, core.database, core.unit_of_work(log.intents)
+    roles = RoleAssignment(ROLES)
+    users = UserService(work, database, USERS, roles, CredentialMakers(core.lane, core.factors), clock)
+    clients = ClientService(work, database, CLIENTS, roles, clock)
+    add_user = await users.creation(installer(), SYSTEM_REALM, new)
+    registration = Registration(redirect_uris=(), name="operator tools", tier=UNLIMITED_TIER)
+    add_client = clients.creation(installer(), SYSTEM_REALM, registration)
+
+    def change(tx: Tx) -> Installed:
+        draft.target = str(add_user(tx).id)
+        made = handed_out(settings, add_client(tx), new.username, new.password)
+        database.bump(tx, SYSTEM_REALM)
+        return made
+
+    return await work.apply(draft, change)
+
+
+async def _recorded(log: AuditLog, draft: AuditDraft) -> None:
+    written: asyncio.Future[QimemError | None] = asyncio.get_running_loop().create_future()
+    log.recorder.record(draft, draft.outcome, written.set_result)
+    error = await written
+    if error is not None:
+        raise error
