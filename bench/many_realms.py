@@ -39,7 +39,8 @@ from qimem.kms.keys import new_material
 from qimem.kms.models import KeyVersion, Purpose
 from qimem.kms.seal.custody import beside
 from qimem.kms.seal.keyfile import KeyFileSeal
-from qimem.oauth.clients import UNLIMITED_TIER, ClientService, Registration
+from qimem.oauth.clients import ClientService
+from qimem.oauth.registration import UNLIMITED_TIER, Registration
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import DatabaseLocation, OpenDatabase
 from qimem.storage.repositories.audit import IntentRepository
