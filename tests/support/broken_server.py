@@ -64,16 +64,14 @@ def hurries_its_signing_keys() -> None:
 
 def is_far_from_its_database() -> None:
     """Not a fault: the answer to each epoch query takes long, as from another building."""
-    from qimem.storage.postgres_epochs import EpochReader
+    from qimem.storage.postgres_epochs import _Batch
 
-    ask = EpochReader._ask
+    answer = _Batch.answer
 
-    async def slowly(self: EpochReader, *arguments: Any) -> Any:
-        answer = await ask(self, *arguments)
-        await asyncio.sleep(_SLOW_SECONDS)
-        return answer
+    def later(self: _Batch, epochs: Any) -> None:
+        asyncio.get_running_loop().call_later(_SLOW_SECONDS, answer, self, epochs)
 
-    _replace(EpochReader, "_ask", slowly)
+    _replace(_Batch, "answer", later)
 
 
 def joins_a_query_under_way() -> None:

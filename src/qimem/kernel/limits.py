@@ -120,7 +120,8 @@ WRITE_SECONDS: Final = 0.8
 INSTALL_SECONDS: Final = 60.0
 """Nobody waits on a wire for the first rows, and an installation of which nobody knows is of no use."""
 POSTGRES_POOL_MAX: Final = 8
-POSTGRES_RETRIES_MAX: Final = 8
+POSTGRES_RETRIES_MAX: Final = 14
+"""Serializable transactions that only come near each other are told to try again too; the caller's time ends it."""
 STORAGE_ANSWER_SECONDS: Final = 0.85
 """What one request waits for PostgreSQL, all its questions together: callers are answered within a second."""
 BATCH_SECONDS: Final = 20.0

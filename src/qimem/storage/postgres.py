@@ -46,6 +46,7 @@ T = TypeVar("T")
 _WRITE = "BEGIN ISOLATION LEVEL SERIALIZABLE"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BACKOFF_SECONDS = 0.002
+_BACKOFF_MAX_SECONDS = 0.1
 
 
 class PostgresDatabase(EpochRows):
@@ -131,7 +132,7 @@ class PostgresDatabase(EpochRows):
                     raise
                 # Doubling with jitter: two dozen writers of one row all come through. Evenly spaced
                 # attempts would let the same contenders meet again in the same order.
-                time.sleep(_BACKOFF_SECONDS * 2**attempt * random.random())  # noqa: S311 - not a secret
+                time.sleep(min(_BACKOFF_SECONDS * 2**attempt, _BACKOFF_MAX_SECONDS) * random.random())  # noqa: S311 - not a secret
             except _Surprised as surprise:
                 if surprised:
                     raise surprise.meant from None
