@@ -93,6 +93,8 @@ class AsyncPostgresConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     deadline: float = math.inf
     heard: float = 0.0
     merely_slow: bool = False
+    prepared: bool = False
+    """Its query was planned by the server, and is asked for by name."""
 
     async def wait(
         self,

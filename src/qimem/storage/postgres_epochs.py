@@ -177,8 +177,12 @@ class EpochReader:
             self._overtake_later()
 
     async def _connect(self) -> None:
+        began = time.monotonic()
         try:
             connection = await AsyncPostgresConnection.connect(self._url, autocommit=True, **PARAMETERS)
+            connection.deadline = began + STORAGE_ANSWER_SECONDS
+            if time.monotonic() - began < EPOCH_OVERTAKE_SECONDS:
+                await _prepare(connection)
         except psycopg.Error as error:
             self._opening.discard(_this_task())
             if not self._asking and not self._opening:
@@ -202,7 +206,7 @@ class EpochReader:
         doubt = asyncio.get_running_loop().call_later(_DOUBT_SECONDS, self._doubt, connection, batch)
         batch.asked += 1
         try:
-            cursor = await connection.execute(_EPOCHS, (list(batch.waiting),))
+            cursor = await connection.execute(_EPOCHS, (list(batch.waiting),), prepare=connection.prepared)
             rows = await cursor.fetchall()
             check_primary(connection)
         except psycopg.Error as error:
@@ -225,10 +229,12 @@ class EpochReader:
             self._open()
 
     async def _put_back(self, connection: AsyncPostgresConnection, *, prompt: bool) -> None:
-        if len(self._idle) >= (EPOCH_CONNECTIONS if prompt else EPOCH_QUERIES_MAX):
+        # One that was opened while the database was slow, and is not any more, makes room for one that is prepared.
+        fit = connection.prepared or not prompt
+        if not fit or len(self._idle) >= (EPOCH_CONNECTIONS if prompt else EPOCH_QUERIES_MAX):
             await connection.close()
-            return
-        self._idle.append(connection)
+        else:
+            self._idle.append(connection)
         now = time.monotonic()
         held = len(self._idle) + len(self._asking) + len(self._opening)
         if prompt and held <= EPOCH_CONNECTIONS and now >= self._spare_at:
@@ -253,6 +259,20 @@ class EpochReader:
             self._queue.appendleft(batch)
         elif not batch.asked and batch not in self._queue:
             batch.refuse(error)
+
+
+async def _prepare(connection: AsyncPostgresConnection) -> None:
+    """Let the server plan the query once.
+
+    Never by the driver's own count: that costs one request two answers, and with half a second for each
+    every fifth query of a connection came too late and took the connection with it.
+    """
+    try:
+        await connection.execute(_EPOCHS, ([],), prepare=True)
+    except BaseException:
+        await connection.close()
+        raise
+    connection.prepared = True
 
 
 def _this_task() -> asyncio.Task[None]:

@@ -95,7 +95,6 @@ def test_connections_that_are_reset_all_the_time_are_an_outage_or_nothing(node: 
 
 Told = tuple[int, str | None, float, bool]
 """Status, code, seconds, and whether it was asked while the database only became slow."""
-"""Status, code, seconds."""
 
 
 def ask_slowly(node: Node, seconds: float) -> tuple[list[float], list[Told]]:
@@ -150,16 +149,16 @@ def test_a_slow_database_holds_up_nobody_else(node: Node) -> None:
     """Half a second for each answer: a warm key needs one, a new key more than a second's worth."""
     node.person.pair = node.person.login()
     taken, warm = ask_slowly(node, volume(30, share=0.27))
-    print(f"health p99 {p99(taken) * 1000:.1f} ms; {warm}")
+    print(f"health p99 {p99(taken) * 1000:.1f} ms")
     assert p99(taken) < HEALTH_SECONDS
     # While it becomes slow, some come too late for what is under way, and too early for what is opened:
-    # a few for each of the twelve. Later, who comes just after a question was sent waits for two of them,
-    # which is more than its time allows: 6 to 8 of a hundred, measured.
+    # a few for each of the twelve.
     late = [one for one in warm if one[0] != 200]
     later = [one for one in warm if not one[3]]
-    assert len(late) <= 30, late
+    print(f"late: {len(late)} of {len(warm)}; later {len([o for o in later if o[0] != 200])} of {len(later)}")
+    assert len(late) <= 12, late
     assert later
-    assert len([one for one in later if one[0] != 200]) <= len(later) / 8, later
+    assert len([one for one in later if one[0] != 200]) <= len(later) / 20, later
     assert {(status, code) for status, code, *_ in warm} <= {(200, None), (503, "storage_unavailable")}
     assert max(took for _, _, took, _ in warm) < ANSWER_SECONDS + MACHINE_SECONDS
 
