@@ -28,7 +28,8 @@ def run(workers: int, silence: float, origin: str) -> int:
         order = Order(settings, key, host, port, url)
         command = (sys.executable, "-m", "tests.support.tiny_worker")
         say = lambda: print(f"ready {url}", flush=True)  # noqa: E731
-        return Supervisor(order, workers, say, command=command, silence_seconds=silence).run()
+        with Supervisor(workers, command=command, silence_seconds=silence) as supervisor:
+            return supervisor.run(order, say)
 
 
 if __name__ == "__main__":

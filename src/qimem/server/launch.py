@@ -9,18 +9,19 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from qimem.bootstrap.first import AdminChoice, Installed
-from qimem.bootstrap.serving import start
 from qimem.config.schema import Settings
 from qimem.kernel.hardening import harden
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
-from qimem.server.http import Stop, runner, serve
-from qimem.server.installation import Opened, initialise_in_memory, open_or_initialise
-from qimem.server.order import Order
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
+
+# The rest is imported where workers run already: they import the same, which takes each half a second.
+if TYPE_CHECKING:
+    from qimem.bootstrap.first import Installed
+    from qimem.server.installation import Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,6 @@ class Plan:
     """
 
     settings: Settings
-    admin: AdminChoice
     announce: Callable[[Serving], None]
     throw_away: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -73,6 +73,9 @@ def launch(plan: Plan) -> int:
 
 
 def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
+    from qimem.bootstrap.serving import start  # noqa: PLC0415
+    from qimem.server.http import Stop, runner, serve  # noqa: PLC0415
+
     url = base_url(listener)
     stop = Stop()
     with runner() as loop:
@@ -91,15 +94,21 @@ def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
 
 def _run_workers(plan: Plan, settings: Settings, listener: socket.socket) -> int:
     url = base_url(listener)
-    opened = asyncio.run(_open(plan, settings, url))
-    share(listener)
-    host, port = listener.getsockname()[:2]
-    order = Order(settings, opened.root_key, host, port, url)
-    serving = Serving(settings, url, opened.installed)
-    return Supervisor(order, settings.server.workers, lambda: plan.announce(serving)).run()
+    with Supervisor(settings.server.workers) as supervisor:
+        from qimem.server.order import Order  # noqa: PLC0415
+
+        opened = asyncio.run(_open(plan, settings, url))
+        share(listener)
+        host, port = listener.getsockname()[:2]
+        order = Order(settings, opened.root_key, host, port, url)
+        serving = Serving(settings, url, opened.installed)
+        return supervisor.run(order, lambda: plan.announce(serving))
 
 
 async def _open(plan: Plan, settings: Settings, url: str) -> Opened:
+    from qimem.bootstrap.first import AdminChoice  # noqa: PLC0415
+    from qimem.server.installation import initialise_in_memory, open_or_initialise  # noqa: PLC0415
+
     if plan.throw_away:
-        return await initialise_in_memory(settings, plan.admin)
-    return await open_or_initialise(settings, plan.admin, plan.environ, url=url)
+        return await initialise_in_memory(settings, AdminChoice())
+    return await open_or_initialise(settings, AdminChoice(), plan.environ, url=url)

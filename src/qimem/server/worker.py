@@ -51,6 +51,8 @@ def main(arguments: list[str], start: Start | None = None) -> int:
     from qimem.server.http import runner  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
+    start = start or _product()
+    # All that is imported is imported by now: the order comes when the installation is open.
     try:
         order = Order.receive(orders)
     except EOFError:
@@ -59,7 +61,7 @@ def main(arguments: list[str], start: Start | None = None) -> int:
     configure(level=order.settings.log.level, format=order.settings.log.format)
     try:
         with runner() as loop:
-            loop.run(_work(order, reports, start or _product()))
+            loop.run(_work(order, reports, start))
     except Refused as refused:
         os.write(reports, REFUSAL + json.dumps([refused.message, refused.hint]).encode())
         return EXIT_REFUSED

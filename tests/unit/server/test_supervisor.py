@@ -18,7 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.processes import eventually, get
+from qimem.config.schema import Settings
+from qimem.kernel.secret import SecretBytes
+from qimem.server.order import Order
+from qimem.server.supervisor import Supervisor
+from tests.support.processes import alive, eventually, get
 
 KEY = hashlib.sha256(b"a root key for these tests").digest()
 ROOT = Path(__file__).parents[3]
@@ -180,3 +184,29 @@ def test_every_process_is_closed_to_others(tmp_path: Path) -> None:
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert "Max core file size        0                    0 " in limits
             assert "Umask:\t0077" in Path(f"/proc/{pid}/status").read_text()
+
+
+TINY_WORKER = (sys.executable, "-m", "tests.support.tiny_worker")
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def test_workers_that_wait_for_their_order_end_when_there_will_be_none() -> None:
+    before = children()
+    with Supervisor(2, command=TINY_WORKER):
+        waiting = children() - before
+        assert len(waiting) == 2
+        assert all(map(alive, waiting))
+    assert not any(map(alive, waiting))
+
+
+def test_a_worker_that_ended_before_its_order_fails_the_start() -> None:
+    before = children()
+    order = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")
+    with Supervisor(1, command=TINY_WORKER) as supervisor:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        assert supervisor.run(order, lambda: pytest.fail("nobody serves")) == 1

@@ -29,8 +29,7 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
     \b
     qimem dev -o json --bind 127.0.0.1:0
     """  # noqa: D301 - click reads the control character
-    from qimem.bootstrap.first import AdminChoice  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.cli.login import access_token  # noqa: PLC0415
+    from qimem.cli.login import access_token  # noqa: PLC0415 - heavy modules load when the command runs
     from qimem.config.fixtures import read_fixtures  # noqa: PLC0415
     from qimem.config.load import loopback_only  # noqa: PLC0415
     from qimem.config.refusal import Misconfigured  # noqa: PLC0415
@@ -57,4 +56,4 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
         say("everything in this server is lost when it ends")
         write(f"ready {serving.url}")
 
-    return launch(Plan(settings, AdminChoice(), announce, throw_away=True))
+    return launch(Plan(settings, announce, throw_away=True))

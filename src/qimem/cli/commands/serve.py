@@ -26,11 +26,10 @@ def serve(config_file: Path | None, allow_plain_http: bool | None, **given: Any)
     \b
     qimem serve --data-dir data --bind 127.0.0.1:8080
     """  # noqa: D301 - click reads the control character
-    from qimem.bootstrap.first import AdminChoice  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.server.launch import Plan, launch  # noqa: PLC0415
+    from qimem.server.launch import Plan, launch  # noqa: PLC0415 - heavy modules load when the command runs
 
     loaded = read_settings(config_file, given, server__allow_plain_http=allow_plain_http)
-    return launch(Plan(loaded.settings, AdminChoice(), _announce))
+    return launch(Plan(loaded.settings, _announce))
 
 
 def _announce(serving: Serving) -> None:
