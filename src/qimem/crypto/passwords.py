@@ -1,4 +1,4 @@
-"""Password hashes: Argon2id (RFC 9106) over a peppered password.
+"""Password hashes: Argon2id (RFC 9106) over a peppered password, and what was imported.
 
 The pepper is a key of the key service: HMAC-SHA256(pepper, password) goes into Argon2, so a stolen
 database alone gives nothing to guess against.
@@ -13,6 +13,7 @@ from typing import Final
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from qimem.crypto import imported_hashes
 from qimem.crypto.mac import mac
 from qimem.kernel.secret import SecretBytes
 
@@ -36,6 +37,7 @@ OWASP_MINIMUM: Final = PasswordProfile(memory_kib=19 * 1024, passes=2, lanes=1)
 TESTING: Final = PasswordProfile(memory_kib=64, passes=1, lanes=1)
 """Only for tests: offers no protection."""
 
+_IMPORTED: Final = "imported:"
 _SALT_BYTES: Final = 16
 _TAG_BYTES: Final = 32
 
@@ -51,16 +53,48 @@ def hash_password(password: str, pepper: SecretBytes, profile: PasswordProfile =
     return _hasher(profile).hash(_peppered(password, pepper))
 
 
-def verify_password(phc: str, password: str, pepper: SecretBytes) -> None:
+def import_hash(text: str) -> str:
+    """What is stored of a hash that another system made.
+
+    Raises:
+        HashRefused: it is none that can be verified here.
+    """
+    imported_hashes.read(text)
+    return _IMPORTED + text
+
+
+def verify_password(phc: str, password: str, pepper: SecretBytes, typed: str | None = None) -> None:
     """Compare a normalized password with a stored hash, in the time that its hash takes.
+
+    Args:
+        phc: As stored.
+        password: NFKC, by the caller.
+        pepper: The realm's pepper key.
+        typed: The password as it came. Another system may have hashed it like that.
 
     Raises:
         PasswordMismatch: another password, or a hash that cannot be read.
     """
     try:
-        _VERIFIER.verify(phc, _peppered(password, pepper))
-    except (VerificationError, InvalidHashError, UnicodeEncodeError):
+        if phc.startswith(_IMPORTED):
+            _verify_imported(phc.removeprefix(_IMPORTED), password if typed is None else typed, password)
+        else:
+            _VERIFIER.verify(phc, _peppered(password, pepper))
+    except (VerificationError, InvalidHashError, UnicodeEncodeError, imported_hashes.HashRefused):
         raise PasswordMismatch from None
+
+
+def _verify_imported(text: str, typed: str, normalized: str) -> None:
+    check = imported_hashes.read(text)
+    for spelling in dict.fromkeys((typed, normalized)):
+        if check(spelling.encode()):
+            return
+    raise PasswordMismatch
+
+
+def is_outdated(phc: str, profile: PasswordProfile = OWASP_MINIMUM) -> bool:
+    """Whether a stored hash was imported, or made at another cost than is wanted now."""
+    return phc.startswith(_IMPORTED) or _hasher(profile).check_needs_rehash(phc)
 
 
 def dummy_phc(profile: PasswordProfile = OWASP_MINIMUM) -> str:

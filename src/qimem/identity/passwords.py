@@ -19,6 +19,7 @@ from qimem.crypto.passwords import (
     PasswordProfile,
     dummy_phc,
     hash_password,
+    is_outdated,
     verify_password,
 )
 from qimem.errors import Invalid, Unavailable
@@ -97,6 +98,10 @@ class PasswordLane:
         pepper = await self._peppers.pepper(realm_id)
         return await self._run(lambda: hash_password(password, pepper, self._profile))
 
+    def is_outdated(self, phc: str) -> bool:
+        """Whether a stored hash should be replaced now that its password is known."""
+        return is_outdated(phc, self._profile)
+
     async def verify(self, realm_id: RealmId, password: SecretText, phc: str | None) -> bool:
         """Whether the password matches; for an unknown user (no PHC) the same work, then false.
 
@@ -104,12 +109,13 @@ class PasswordLane:
             Unavailable: `overloaded`.
         """
         normalized = normalize_password(password) or ""
+        typed = password.reveal() if normalized else ""
         pepper = await self._peppers.pepper(realm_id)
         against = phc or self._dummy
 
         def check() -> bool:
             try:
-                verify_password(against, normalized, pepper)
+                verify_password(against, normalized, pepper, typed)
             except PasswordMismatch:
                 return False
             return phc is not None

@@ -79,6 +79,10 @@ class UserStore(Protocol):
         """Replace the password."""
         ...
 
+    def renew_password(self, tx: Tx, realm_id: RealmId, user_id: UUID, old: str, new: str) -> None:
+        """Store another hash of the same password; nothing if the old one is not stored any more."""
+        ...
+
     def password(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> str | None:
         """The stored password hash."""
         ...

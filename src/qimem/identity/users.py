@@ -9,6 +9,8 @@ from uuid import UUID
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
+from qimem.crypto.imported_hashes import HashRefused
+from qimem.crypto.passwords import import_hash
 from qimem.crypto.randomness import new_uuid
 from qimem.errors import Conflict, InvalidFields, NotFound, realm_not_found
 from qimem.identity.models import UserRecord
@@ -35,14 +37,17 @@ class NewUser:
     """Who shall be there.
 
     Args:
+        password: None for who comes with the hash of one.
+        password_hash: As another system made it.
         totp_secret: In base32: the user has an app that knows it.
     """
 
     username: str
-    password: SecretText
+    password: SecretText | None
     roles: Sequence[str]
     email: str | None = None
     totp_secret: SecretText | None = None
+    password_hash: SecretText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,24 @@ class CredentialMakers:
 
     passwords: PasswordLane
     factors: SecondFactors
+
+    async def phc(self, realm_id: RealmId, new: NewUser) -> str:
+        """The password hash to store for a new user.
+
+        Raises:
+            Invalid: `weak_password`.
+            InvalidFields: neither a password nor a hash of one, or both, or a hash that cannot be verified.
+            Unavailable: `overloaded`.
+        """
+        if (new.password is None) == (new.password_hash is None):
+            raise InvalidFields({"/password": "either this or password_hash must be given"})
+        if new.password is not None:
+            return await self.passwords.hash(realm_id, check_password(new.password))
+        assert new.password_hash is not None
+        try:
+            return import_hash(new.password_hash.reveal())
+        except HashRefused as refused:
+            raise InvalidFields({"/password_hash": str(refused)}) from None
 
 
 class UserService:
@@ -308,7 +331,7 @@ class UserService:
         _check_email(new.email)
         secret = None if new.totp_secret is None else from_base32(new.totp_secret, "/totp_secret")
         user_id = new_uuid()
-        phc = await self._makers.passwords.hash(realm_id, check_password(new.password))
+        phc = await self._makers.phc(realm_id, new)
         sealed = None if secret is None else await self._makers.factors.sealed(realm_id, user_id, secret)
 
         def insert(tx: Tx) -> User:

@@ -111,6 +111,15 @@ PASSWORD_LANE_WIDTH: Final = 2
 PASSWORD_LANE_QUEUE_MAX: Final = 64
 PASSWORD_LANE_WAIT_SECONDS: Final = 5.0
 
+# What one login may cost for a password hash that another system made.
+IMPORTED_HASH_CHARS_MAX: Final = 512
+IMPORTED_HASH_KIB_MAX: Final = 128 * 1024
+"""Memory of Argon2; of scrypt, all its blocks together."""
+IMPORTED_ARGON2_PASSES_MAX: Final = 10
+IMPORTED_ARGON2_LANES_MAX: Final = 16
+IMPORTED_BCRYPT_COST_MAX: Final = 14
+IMPORTED_PBKDF2_ROUNDS_MAX: Final = 2_000_000
+
 # Storage.
 GROUP_COMMIT_MAX: Final = 128
 """Operations that share one COMMIT: more adds latency without fewer syncs per operation."""

@@ -14,7 +14,8 @@ class CreateUserRequest(Request, frozen=True, kw_only=True):
     """POST /v1/auth/users."""
 
     username: str
-    password: str
+    password: str | None = None
+    password_hash: str | None = None
     roles: list[str]
     realm_id: str | None = None
     email: str | None = None

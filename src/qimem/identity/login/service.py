@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from qimem.errors import Invalid, Unavailable
@@ -22,7 +22,7 @@ from qimem.identity.login.flow import (
     advance,
 )
 from qimem.identity.models import UserRecord
-from qimem.identity.passwords import PasswordLane
+from qimem.identity.passwords import PasswordLane, normalize_password
 from qimem.identity.ports import FactorStore, UserStore
 from qimem.identity.second_factor import SecondFactor, SecondFactors, invalid_code, mfa_required
 from qimem.identity.usernames import find_canonical_username
@@ -173,11 +173,38 @@ class LoginService:
         if not isinstance(state, Authenticated):
             # Somebody tried at a user who exists: that is the user's record, not one of strangers.
             draft.subject = "" if user_id is None else str(user_id)
+        if found is not None and isinstance(state, Authenticated | PasswordProven):
+            found = await self._renewed(found, shown.password)
         if isinstance(state, PasswordProven) and factor is not None:
             state = await self._with_code(state, factor, shown.code)
         if not isinstance(state, Authenticated) or found is None:
             raise _invalid_credentials()
         return SignedIn(realm_id, state.user_id, found.phc, None if factor is None else factor.sealed)
+
+    async def _renewed(self, found: _Found, password: SecretText) -> _Found:
+        """With a hash of our own in place of one that was imported or is outdated.
+
+        Before the code of a second factor is used up: what is refused here can be tried again.
+
+        Raises:
+            Invalid: `invalid_grant`: the password was changed meanwhile.
+            Unavailable: `overloaded`.
+        """
+        normalized = normalize_password(password)
+        if not self._lane.is_outdated(found.phc) or normalized is None:
+            return found
+        user = found.user
+        phc = await self._lane.hash(user.realm_id, normalized)
+
+        def put(tx: Tx) -> str | None:
+            self._users.renew_password(tx, user.realm_id, user.user_id, found.phc, phc)
+            return self._users.password(tx, user.realm_id, user.user_id)
+
+        stored = await self._database.write(put)
+        # Two first logins at once: the other one's is as good, if it is of this password.
+        if stored is None or not (stored == phc or await self._lane.verify(user.realm_id, password, stored)):
+            raise _invalid_credentials()
+        return replace(found, phc=stored)
 
     async def _with_code(
         self, state: PasswordProven, factor: SecondFactor, code: SecretText | None

@@ -88,6 +88,16 @@ _SET_PASSWORD = sql(
     )
     .values(data=sa.bindparam("to_data"), created_us=sa.bindparam("to_created", type_=sa.BigInteger))
 )
+_RENEW_PASSWORD = sql(
+    sa.update(credential)
+    .where(
+        credential.c.realm_id == sa.bindparam("of_realm"),
+        credential.c.user_id == sa.bindparam("of_user"),
+        credential.c.kind == sa.bindparam("of_kind"),
+        credential.c.data == sa.bindparam("of_data"),
+    )
+    .values(data=sa.bindparam("to_data"))
+)
 # What refers to the user goes first.
 _DELETE = tuple(
     sql(
@@ -167,6 +177,10 @@ class UserRepository:
         tx.run(
             _SET_PASSWORD, of_realm=realm_id, of_user=user_id, of_kind=_KIND, to_data=phc, to_created=now_us
         )
+
+    def renew_password(self, tx: Tx, realm_id: RealmId, user_id: UUID, old: str, new: str) -> None:
+        """Store another hash of the same password; nothing if the old one is not stored any more."""
+        tx.run(_RENEW_PASSWORD, of_realm=realm_id, of_user=user_id, of_kind=_KIND, of_data=old, to_data=new)
 
     def password(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> str | None:
         """The stored password hash."""

@@ -33,8 +33,14 @@ from qimem.wire.users import (
 async def create_user(call: Call[CreateUserRequest, None]) -> User:
     """Add a user."""
     body = call.body
-    totp_secret = None if body.totp_secret is None else SecretText(body.totp_secret)
-    new = NewUser(body.username, SecretText(body.password), body.roles, body.email, totp_secret)
+    new = NewUser(
+        username=body.username,
+        password=_secret(body.password),
+        roles=body.roles,
+        email=body.email,
+        totp_secret=_secret(body.totp_secret),
+        password_hash=_secret(body.password_hash),
+    )
     return await call.services.users.create(call.context, new)
 
 
@@ -114,6 +120,10 @@ def _path_user(call: Call[Any, Any]) -> UUID:
     if user_id is None:
         raise user_not_found(call.path["user_id"])
     return user_id
+
+
+def _secret(text: str | None) -> SecretText | None:
+    return None if text is None else SecretText(text)
 
 
 ENDPOINTS = (
@@ -240,6 +250,7 @@ ENDPOINTS = (
         response=SecondFactorState,
         permission=Permission.USERS_MANAGE,
         optional_body=True,
+        conflicts=True,
         summary="Take a user's second factor away",
         example={},
     ),

@@ -15,6 +15,7 @@ from qimem.kernel.limits import (
     CURSOR_CHARS_MAX,
     DISPLAY_NAME_CHARS_MAX,
     EMAIL_CHARS_MAX,
+    IMPORTED_HASH_CHARS_MAX,
     PAGE_DEFAULT,
     PAGE_MAX,
     PASSWORD_CHARS_MAX,
@@ -215,6 +216,12 @@ _AUTH: Final[dict[str, Note]] = {
         "Unique in the realm in any case; no spaces (RFC 8265)", minLength=1, maxLength=USERNAME_CHARS_MAX
     ),
     "CreateUserRequest.password": _PASSWORD,
+    "CreateUserRequest.password_hash": _note(
+        "In place of `password`: as another system stored it, of Argon2, bcrypt, scrypt or PBKDF2; replaced by one "
+        "of ours at the first sign-in",
+        maxLength=IMPORTED_HASH_CHARS_MAX,
+        format="password",
+    ),
     "CreateUserRequest.roles": _note(f"{_ROLES}; may be empty", maxItems=ROLES_PER_SUBJECT_MAX),
     "CreateUserRequest.email": _note("ASCII", maxLength=EMAIL_CHARS_MAX),
     "UpdateUserRequest.username": _note(

@@ -117,6 +117,7 @@ headers = {{ Authorization = "Bearer {place.admin.access_token}" }}
 
 [checks]
 {checks}
+missing_required_header.expected-statuses = [400, 401, 403, 415, 428]
 positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
 
 [[operations]]
