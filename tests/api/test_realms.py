@@ -30,6 +30,7 @@ def test_a_realm_is_answered_with_its_issuer(each_world: World) -> None:
         "issuer": f"{each_world.server.url}/realms/{name}",
         "enabled": True,
         "created_at": body["created_at"],
+        "password_min_length": 8,
     }
     assert MOMENT.fullmatch(body["created_at"])
 

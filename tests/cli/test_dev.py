@@ -108,8 +108,16 @@ def test_fixtures_fix_realm_client_and_user(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/v1/auth/token", json=wrong).status_code == 401
 
 
+def test_on_a_throw_away_server_any_password_will_do(tmp_path: Path) -> None:
+    (tmp_path / "dev.toml").write_text(FIXTURES.replace("a long enough phrase", "ada"))
+    with dev("--fixtures", str(tmp_path / "dev.toml")) as (shown, url, _):
+        known = {name: shown[name] for name in ("realm_id", "client_id", "client_secret", "username")}
+        answer = httpx.post(f"{url}/v1/auth/token", json=known | {"password": "ada"})
+        assert answer.status_code == 200
+
+
 def test_a_fixture_that_the_server_refuses_ends_with_its_words(tmp_path: Path) -> None:
-    (tmp_path / "dev.toml").write_text(FIXTURES.replace("a long enough phrase", "short"))
+    (tmp_path / "dev.toml").write_text(FIXTURES.replace("a long enough phrase", "x" * 257))
     done = qimem("dev", "--bind", "127.0.0.1:0", "--fixtures", tmp_path / "dev.toml")
     assert (done.code, done.out) == (2, "")
     assert "password too weak" in done.err

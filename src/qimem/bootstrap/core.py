@@ -14,14 +14,18 @@ from qimem.audit.intents import Intents
 from qimem.crypto.passwords import OWASP_MINIMUM, PasswordProfile
 from qimem.identity.login.attempts import LoginAttempts
 from qimem.identity.login.service import LoginService
+from qimem.identity.new_user import CredentialMakers
 from qimem.identity.own_factor import OwnFactor
+from qimem.identity.password_rules import NewPasswords, PasswordRules
 from qimem.identity.passwords import PasswordLane
 from qimem.identity.roles import BuiltInRoles, RoleAssignment, RoleService
 from qimem.identity.second_factor import SecondFactors
 from qimem.identity.user_passwords import UserPasswords
-from qimem.identity.users import CredentialMakers, UserService
+from qimem.identity.users import UserService
 from qimem.kernel.clock import Clock
 from qimem.kernel.epochs import RealmCaches
+from qimem.kernel.ids import RealmId
+from qimem.kernel.limits import PASSWORD_CHARS_MIN
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.kms.cipher import CipherService
 from qimem.kms.hierarchy import RootKey
@@ -46,7 +50,7 @@ from qimem.oauth.refresh_token import RefreshTokens
 from qimem.oauth.revocation import RevocationService
 from qimem.oauth.standing import StandingCheck
 from qimem.oauth.token_endpoint import TokenEndpoint
-from qimem.realms.service import RealmService
+from qimem.realms.service import RealmService, RealmTerms
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.attempts import AttemptRepository
 from qimem.storage.repositories.clients import ClientRepository
@@ -75,7 +79,11 @@ SIGNING_KEYS = SigningKeyRepository()
 
 
 class Core:
-    """What services share."""
+    """What services share.
+
+    Args:
+        throw_away: A server for tests: its realms begin without rules for passwords.
+    """
 
     def __init__(
         self,
@@ -84,6 +92,8 @@ class Core:
         clock: Clock,
         external_url: str,
         profile: PasswordProfile = OWASP_MINIMUM,
+        *,
+        throw_away: bool = False,
     ) -> None:
         self.database = database
         self.clock = clock
@@ -91,15 +101,22 @@ class Core:
         self.caches = RealmCaches(database, database, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         self.issuers = Issuers(external_url)
+        self.terms = RealmTerms(self.issuers.of, 1 if throw_away else PASSWORD_CHARS_MIN)
         self.access_tokens = AccessTokens(self.internal, self.issuers, clock)
         self.standing = StandingCheck(REALMS, CLIENTS, USERS, ROLES)
         self.lane = PasswordLane(self.internal, profile)
+        self.new_passwords = NewPasswords(self.lane, self._password_rules)
         self.factors = SecondFactors(database, FACTORS, self.keyring, clock)
+        self.makers = CredentialMakers(self.new_passwords, self.factors)
         attempts = LoginAttempts(database, ATTEMPTS, clock)
         self.login = LoginService(database, USERS, self.lane, attempts, self.factors, FACTORS)
         self.bearer = BearerAuthenticator(
             self.caches, self.access_tokens, self.internal, self.standing, GRANTS, clock
         )
+
+    async def _password_rules(self, realm_id: RealmId) -> PasswordRules:
+        realm = await self.database.read(lambda tx: REALMS.find(tx, realm_id))
+        return PasswordRules() if realm is None else PasswordRules(realm.password_min_length)
 
     def unit_of_work(self, intents: Intents) -> UnitOfWork:
         """Runs changes; the records of them are `intents` until they stand in a log."""
@@ -126,7 +143,7 @@ class Core:
         """
         clock, database, work = self.clock, self.database, self.unit_of_work(intents)
         roles = RoleAssignment(ROLES)
-        users = UserService(work, database, USERS, roles, CredentialMakers(self.lane, self.factors), clock)
+        users = UserService(work, database, USERS, roles, self.makers, clock)
         clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS, clock)
         issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
         login, app_name = self.login, urlsplit(self.issuers.external_url).hostname or "qimem"
@@ -137,10 +154,10 @@ class Core:
         return Services(
             keys=KeyService(database, work, database, KEYS, self.keyring, clock),
             cipher=cipher,
-            realms=RealmService(work, database, REALMS, provisioning, self.issuers.of, clock),
+            realms=RealmService(work, database, REALMS, provisioning, self.terms, clock),
             roles=RoleService(work, database, ROLES, clock),
             users=users,
-            passwords=UserPasswords(work, users, login, self.lane, GRANTS, clock),
+            passwords=UserPasswords(work, users, login, self.new_passwords, GRANTS, clock),
             own_factor=OwnFactor(work, users, login, self.factors, FACTORS, app_name),
             explanations=ExplanationService(work, REALMS, USERS, CLIENTS, ROLES),
             me=MeService(work, self.standing, self.factors),

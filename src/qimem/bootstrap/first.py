@@ -12,9 +12,11 @@ from qimem.bootstrap.database import location, migrate
 from qimem.config.schema import Settings
 from qimem.crypto.mac import key_check_value
 from qimem.crypto.randomness import new_uuid, random_bytes, token_text
+from qimem.identity.new_user import CredentialMakers, NewUser
+from qimem.identity.password_rules import NewPasswords, default_rules
 from qimem.identity.passwords import PasswordLane
 from qimem.identity.roles import BuiltInRoles, RoleAssignment
-from qimem.identity.users import CredentialMakers, NewUser, UserService
+from qimem.identity.users import UserService
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
@@ -208,7 +210,8 @@ async def _first_realm(core: Core, username: str, password: SecretText) -> Calla
     # Nothing is logged before there is a log: these are made by the installation itself.
     work = core.unit_of_work(Intents(IntentRepository(), clock, "", lambda: 0))
     try:
-        users = UserService(work, core.database, USERS, roles, CredentialMakers(lane, core.factors), clock)
+        makers = CredentialMakers(NewPasswords(lane, default_rules), core.factors)
+        users = UserService(work, core.database, USERS, roles, makers, clock)
         add_user = await users.creation(actor, SYSTEM_REALM, NewUser(username, password, ("operator",)))
     finally:
         lane.close()

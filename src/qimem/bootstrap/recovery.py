@@ -16,8 +16,9 @@ from qimem.bootstrap.first import Installed, generated_password, handed_out, ins
 from qimem.config.schema import Settings
 from qimem.crypto.randomness import token_hex
 from qimem.errors import QimemError
+from qimem.identity.new_user import NewUser
 from qimem.identity.roles import RoleAssignment
-from qimem.identity.users import CredentialMakers, NewUser, UserService
+from qimem.identity.users import UserService
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.ids import SYSTEM_REALM
@@ -66,7 +67,7 @@ async def recover_operator(settings: Settings, root_key: SecretBytes, username: 
 async def _add(settings: Settings, core: Core, log: AuditLog, new: NewUser, draft: AuditDraft) -> Installed:
     clock, database, work = core.clock, core.database, core.unit_of_work(log.intents)
     roles = RoleAssignment(ROLES)
-    users = UserService(work, database, USERS, roles, CredentialMakers(core.lane, core.factors), clock)
+    users = UserService(work, database, USERS, roles, core.makers, clock)
     clients = ClientService(work, database, CLIENTS, roles, clock)
     add_user = await users.creation(installer(), SYSTEM_REALM, new)
     registration = Registration(redirect_uris=(), name="operator tools", tier=UNLIMITED_TIER)

@@ -81,7 +81,9 @@ async def start(settings: Settings, root_key: SecretBytes, address: str) -> Runn
     try:
         instance = await own_instance(database, root_key)
         external_url = await _external_url(settings, database, instance, address)
-        core = Core(database, RootKey(instance.instance_id, root_key), SystemClock(), external_url)
+        throw_away = settings.database.mode == "stateless"
+        root = RootKey(instance.instance_id, root_key)
+        core = Core(database, root, SystemClock(), external_url, throw_away=throw_away)
         log = await AuditLog.open(settings, core, instance)
     except BaseException:
         await database.close()

@@ -1,4 +1,4 @@
-"""Password rules, and the lane in which passwords are hashed.
+"""The lane in which passwords are hashed.
 
 Hashing takes 19 MiB and tens of milliseconds by design. It runs on its own few threads at a lower
 priority, behind a bounded queue, so that a storm of logins costs logins and nothing else.
@@ -22,13 +22,11 @@ from qimem.crypto.passwords import (
     is_outdated,
     verify_password,
 )
-from qimem.errors import Invalid, Unavailable
-from qimem.identity.common_passwords import COMMON_PASSWORDS
+from qimem.errors import Unavailable
 from qimem.identity.ports import PepperSource
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import (
     PASSWORD_CHARS_MAX,
-    PASSWORD_CHARS_MIN,
     PASSWORD_LANE_QUEUE_MAX,
     PASSWORD_LANE_WAIT_SECONDS,
     PASSWORD_LANE_WIDTH,
@@ -51,26 +49,6 @@ def normalize_password(password: SecretText) -> str | None:
         return None
     normalized = unicodedata.normalize("NFKC", password.reveal())
     return normalized if len(normalized) <= PASSWORD_CHARS_MAX else None
-
-
-def check_password(password: SecretText) -> str:
-    """The normalized password if the rules allow it as a new one.
-
-    Raises:
-        Invalid: `weak_password`, naming the rule.
-    """
-    normalized = normalize_password(password)
-    if normalized is None:
-        raise _weak(f"at most {PASSWORD_CHARS_MAX} characters")
-    if len(normalized) < PASSWORD_CHARS_MIN:
-        raise _weak(f"at least {PASSWORD_CHARS_MIN} characters")
-    if normalized.casefold() in COMMON_PASSWORDS:
-        raise _weak("on the list of common passwords")
-    return normalized
-
-
-def _weak(rule: str) -> Invalid:
-    return Invalid(f"password too weak: {rule}", code="weak_password")
 
 
 class PasswordLane:

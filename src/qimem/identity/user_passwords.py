@@ -11,7 +11,7 @@ from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
 from qimem.errors import Conflict
 from qimem.identity.login.service import Credentials, LoginService
-from qimem.identity.passwords import PasswordLane, check_password
+from qimem.identity.password_rules import NewPasswords
 from qimem.identity.ports import SignIns
 from qimem.identity.users import UserService, check_other
 from qimem.kernel.clock import Clock
@@ -30,14 +30,14 @@ class UserPasswords:
         work: UnitOfWork,
         users: UserService,
         login: LoginService,
-        lane: PasswordLane,
+        passwords: NewPasswords,
         sign_ins: SignIns,
         clock: Clock,
     ) -> None:
         self._work = work
         self._users = users
         self._login = login
-        self._lane = lane
+        self._passwords = passwords
         self._sign_ins = sign_ins
         self._clock = clock
 
@@ -55,8 +55,9 @@ class UserPasswords:
         # Whoever stole a token of an administrator must not get from it what only a password gives.
         check_other(ctx, user_id, "sets a password without the old one for", "POST /v1/auth/me/password")
         # Before the hash: what is refused must not cost one.
-        await self._work.read(lambda tx: self._users.manageable(tx, ctx, user_id))
-        phc = await self._lane.hash(ctx.realm_id, check_password(password))
+        found = await self._work.read(lambda tx: self._users.manageable(tx, ctx, user_id))
+        wanted = await self._passwords.check(ctx.realm_id, password, found.username, found.email)
+        phc = await self._passwords.hash(ctx.realm_id, wanted)
 
         def change(tx: Tx) -> PasswordSet:
             user = self._users.manageable(tx, ctx, user_id)
@@ -79,11 +80,11 @@ class UserPasswords:
         if actor.kind is not ActorKind.USER:
             raise Conflict("a client has no password", hint="rotate its secret")
         user_id = UUID(actor.subject)
-        wanted = check_password(password)
         user = await self._work.read(lambda tx: self._users.with_password(tx, actor.realm_id, user_id)[0])
+        wanted = await self._passwords.check(actor.realm_id, password, user.username, user.email)
         shown = Credentials(user.username, current, code)
         known = await self._login.prove(user, shown, ctx.draft)
-        phc = await self._lane.hash(actor.realm_id, wanted)
+        phc = await self._passwords.hash(actor.realm_id, wanted)
 
         def replace(tx: Tx) -> PasswordSet:
             # What was judged is what is replaced: another change may have come between.

@@ -9,45 +9,24 @@ from uuid import UUID
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
-from qimem.crypto.imported_hashes import HashRefused
-from qimem.crypto.passwords import import_hash
 from qimem.crypto.randomness import new_uuid
 from qimem.errors import Conflict, InvalidFields, NotFound, realm_not_found
 from qimem.identity.models import UserRecord
-from qimem.identity.passwords import PasswordLane, check_password
+from qimem.identity.new_user import CredentialMakers, NewUser
 from qimem.identity.ports import UserStore
 from qimem.identity.roles import RoleAssignment
-from qimem.identity.second_factor import SecondFactors, from_base32
+from qimem.identity.second_factor import from_base32
 from qimem.identity.usernames import canonical_username
 from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.context import Actor, ActorKind, RequestContext
 from qimem.kernel.epochs import EpochSource
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import EMAIL_CHARS_MAX
-from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.wire.common import Deleted
 from qimem.wire.preconditions import Precondition
 from qimem.wire.users import User
-
-
-@dataclass(frozen=True, slots=True)
-class NewUser:
-    """Who shall be there.
-
-    Args:
-        password: None for who comes with the hash of one.
-        password_hash: As another system made it.
-        totp_secret: In base32: the user has an app that knows it.
-    """
-
-    username: str
-    password: SecretText | None
-    roles: Sequence[str]
-    email: str | None = None
-    totp_secret: SecretText | None = None
-    password_hash: SecretText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +42,6 @@ class UserChanges:
     username: str | None
     email: str | None
     sets_email: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialMakers:
-    """What makes of a secret what is stored of it."""
-
-    passwords: PasswordLane
-    factors: SecondFactors
-
-    async def phc(self, realm_id: RealmId, new: NewUser) -> str:
-        """The password hash to store for a new user.
-
-        Raises:
-            Invalid: `weak_password`.
-            InvalidFields: neither a password nor a hash of one, or both, or a hash that cannot be verified.
-            Unavailable: `overloaded`.
-        """
-        if (new.password is None) == (new.password_hash is None):
-            raise InvalidFields({"/password": "either this or password_hash must be given"})
-        if new.password is not None:
-            return await self.passwords.hash(realm_id, check_password(new.password))
-        assert new.password_hash is not None
-        try:
-            return import_hash(new.password_hash.reveal())
-        except HashRefused as refused:
-            raise InvalidFields({"/password_hash": str(refused)}) from None
 
 
 class UserService:

@@ -67,6 +67,8 @@ BEARER_CHARS_MAX: Final = 24 * 1024
 # Names and credentials.
 PASSWORD_CHARS_MIN: Final = 8
 PASSWORD_CHARS_MAX: Final = 256
+PASSWORD_MIN_LENGTH_MAX: Final = 64
+"""The most that a realm may ask for: NIST SP 800-63B-4 §3.1.1.2 has longer ones be possible, not demanded."""
 USERNAME_CHARS_MAX: Final = 128
 DISPLAY_NAME_CHARS_MAX: Final = 256
 EMAIL_CHARS_MAX: Final = 254

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qimem.kernel.ids import RealmId
+from qimem.kernel.limits import PASSWORD_CHARS_MIN
 
 
 @dataclass(frozen=True, slots=True)
 class RealmRecord:
-    """One tenant. `created_us` is wall time in microseconds."""
+    """One tenant.
+
+    Args:
+        created_us: Wall time in microseconds.
+        password_min_length: Characters of a new password, at least.
+    """
 
     realm_id: RealmId
     name: str
     enabled: bool
     created_us: int
+    password_min_length: int = PASSWORD_CHARS_MIN

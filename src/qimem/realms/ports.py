@@ -26,7 +26,7 @@ class RealmStore(Protocol):
         ...
 
     def update(self, tx: Tx, realm: RealmRecord) -> None:
-        """Write name and whether it is enabled."""
+        """Write name, settings and whether it is enabled."""
         ...
 
     def destroy(self, tx: Tx, realm_id: RealmId, now_us: int) -> None:

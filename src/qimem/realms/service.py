@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
@@ -12,6 +12,7 @@ from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.context import RequestContext
 from qimem.kernel.epochs import EpochSource
 from qimem.kernel.ids import SYSTEM_REALM, RealmId, display_name_fault, is_realm_id
+from qimem.kernel.limits import PASSWORD_CHARS_MIN, PASSWORD_MIN_LENGTH_MAX
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.realms.models import RealmRecord
@@ -21,12 +22,25 @@ from qimem.wire.preconditions import Precondition
 from qimem.wire.realms import Realm
 
 
+@dataclass(frozen=True, slots=True)
+class RealmTerms:
+    """What holds for all realms of an installation.
+
+    Args:
+        issuer_of: Realm id → issuer URL.
+        password_min_length: The least that a realm may ask of new passwords, and what it asks at first.
+    """
+
+    issuer_of: Callable[[RealmId], str]
+    password_min_length: int = PASSWORD_CHARS_MIN
+
+
 class RealmService:
     """Creates realms, each with everything it needs to serve, in one transaction; and ends them.
 
     Args:
-        issuer_of: Realm id → issuer URL.
         provisioning: Parts that a new realm must have, in order.
+        terms: What holds for all realms.
     """
 
     def __init__(
@@ -35,35 +49,47 @@ class RealmService:
         epochs: EpochSource,
         store: RealmStore,
         provisioning: Sequence[RealmProvisioning],
-        issuer_of: Callable[[RealmId], str],
+        terms: RealmTerms,
         clock: Clock,
     ) -> None:
         self._work = work
         self._epochs = epochs
         self._store = store
         self._provisioning = provisioning
-        self._issuer_of = issuer_of
+        self._terms = terms
         self._clock = clock
 
-    async def create(self, ctx: RequestContext, realm_id: str, name: str) -> Realm:
+    async def create(
+        self, ctx: RequestContext, realm_id: str, name: str, password_min_length: int | None = None
+    ) -> Realm:
         """Make a realm; an existing one is never overwritten.
+
+        Args:
+            ctx: The caller.
+            realm_id: Never given before.
+            name: For people.
+            password_min_length: 8 to 64; None for the default.
 
         Raises:
             Forbidden: without `realms:create` in realm `system`.
-            InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, or name empty or longer than 256.
+            InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, name empty or longer than 256, or no such length.
             Conflict: `already_exists`, also for the id of a deleted realm.
         """
         _require_platform(ctx, Permission.REALMS_CREATE)
-        insert = self.creation(realm_id, name)
+        insert = self.creation(realm_id, name, password_min_length)
         return await self._work.run(ctx, insert, Realm, object_id=lambda realm: realm.id)
 
-    def creation(self, realm_id: str, name: str) -> Callable[[Tx], Realm]:
+    def creation(
+        self, realm_id: str, name: str, password_min_length: int | None = None
+    ) -> Callable[[Tx], Realm]:
         """The change itself, validated and with its keys made; for a transaction to run."""
         if not is_realm_id(realm_id):
             raise InvalidFields({"/id": "must match [a-z0-9][a-z0-9-]{0,62}"})
         _check_name(name)
+        length = self._terms.password_min_length if password_min_length is None else password_min_length
+        self._check_length(length)
         now_us = self._clock.now_us()
-        record = RealmRecord(RealmId(realm_id), name, enabled=True, created_us=now_us)
+        record = RealmRecord(RealmId(realm_id), name, True, now_us, length)
         prepared = [part.prepare(record.realm_id, now_us) for part in self._provisioning]
 
         def insert(tx: Tx) -> Realm:
@@ -109,8 +135,14 @@ class RealmService:
         page = rows[:limit]
         return [self._shown(row) for row in page], page[-1].realm_id if len(rows) > limit else None
 
-    async def update(self, ctx: RequestContext, name: str | None, precondition: Precondition) -> Realm:
-        """Give the realm another name; its id and issuer stay. None leaves the name.
+    async def update(
+        self,
+        ctx: RequestContext,
+        name: str | None,
+        password_min_length: int | None,
+        precondition: Precondition,
+    ) -> Realm:
+        """Give the realm another name or other rules; its id and issuer stay. None leaves what is.
 
         Raises:
             Forbidden: without `realms:update`.
@@ -121,10 +153,18 @@ class RealmService:
         require_everywhere(ctx, Permission.REALMS_UPDATE)
         if name is not None:
             _check_name(name)
+        if password_min_length is not None:
+            self._check_length(password_min_length)
 
         def change(found: RealmRecord) -> RealmRecord:
             precondition.check(self._shown(found))
-            return found if name is None else replace(found, name=name)
+            return replace(
+                found,
+                name=found.name if name is None else name,
+                password_min_length=found.password_min_length
+                if password_min_length is None
+                else password_min_length,
+            )
 
         return await self._change(ctx, change)
 
@@ -196,10 +236,17 @@ class RealmService:
         return Realm(
             id=realm.realm_id,
             name=realm.name,
-            issuer=self._issuer_of(realm.realm_id),
+            issuer=self._terms.issuer_of(realm.realm_id),
             enabled=realm.enabled,
             created_at=rfc3339(realm.created_us),
+            password_min_length=realm.password_min_length,
         )
+
+    def _check_length(self, password_min_length: int) -> None:
+        least = self._terms.password_min_length
+        if not least <= password_min_length <= PASSWORD_MIN_LENGTH_MAX:
+            allowed = f"must be {least} to {PASSWORD_MIN_LENGTH_MAX}"
+            raise InvalidFields({"/password_min_length": allowed})
 
 
 def _require_platform(ctx: RequestContext, permission: Permission) -> None:

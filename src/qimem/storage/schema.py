@@ -87,6 +87,8 @@ realm = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("enabled", sa.Boolean, nullable=False),
     _time("created_us"),
+    # Null for realms that were made before there was a choice.
+    sa.Column("password_min_length", sa.Integer, nullable=True),
     # An id is never given twice: the row of a deleted realm stays, and nothing else of it.
     _time("deleted_us", nullable=True),
 )

@@ -12,6 +12,7 @@ class CreateRealmRequest(Request, frozen=True, kw_only=True):
 
     id: str
     name: str
+    password_min_length: int | None = None
 
 
 class Realm(Response, frozen=True, kw_only=True):
@@ -22,6 +23,7 @@ class Realm(Response, frozen=True, kw_only=True):
     issuer: str
     enabled: bool = True
     created_at: str
+    password_min_length: int
 
 
 class CreateRoleRequest(Request, frozen=True, kw_only=True):
@@ -45,6 +47,7 @@ class UpdateRealmRequest(Request, frozen=True, kw_only=True):
     """PATCH /v1/auth/realms/{realm_id}: what is left out stays."""
 
     name: str | msgspec.UnsetType = msgspec.UNSET
+    password_min_length: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ListRealmsQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -40,7 +40,15 @@ SET_EXPIRY = sql(
 
 def add_realm(tx: Tx, name: str = "acme") -> None:
     """A realm with its epoch."""
-    tx.run(INSERT_REALM, realm_id=name, name=name, enabled=True, created_us=1, deleted_us=None)
+    tx.run(
+        INSERT_REALM,
+        realm_id=name,
+        name=name,
+        enabled=True,
+        created_us=1,
+        deleted_us=None,
+        password_min_length=8,
+    )
     tx.run(INSERT_EPOCH, realm_id=name)
 
 

@@ -33,7 +33,9 @@ async def test_identifiers_and_bytes_come_back_as_they_went(database: OpenDataba
 
 async def test_booleans_are_booleans(database: OpenDatabase) -> None:
     values = {"realm_id": "acme", "name": "A", "created_us": 0}
-    await database.write(lambda tx: tx.run(INSERT_REALM, **values, enabled=False, deleted_us=None))
+    await database.write(
+        lambda tx: tx.run(INSERT_REALM, **values, enabled=False, deleted_us=None, password_min_length=8)
+    )
     [row] = await database.read(lambda tx: tx.all(sql(sa.select(realm.c.enabled, realm.c.name))))
     assert row[0] is False
 
@@ -41,7 +43,15 @@ async def test_booleans_are_booleans(database: OpenDatabase) -> None:
 @pytest.mark.parametrize("text", ["", "a'b\"c", "%s ? :x \\ %(a)s", "é\U0001f511", "a\nb"])
 async def test_text_is_data_and_never_sql(database: OpenDatabase, text: str) -> None:
     await database.write(
-        lambda tx: tx.run(INSERT_REALM, realm_id="r", name=text, enabled=True, created_us=0, deleted_us=None)
+        lambda tx: tx.run(
+            INSERT_REALM,
+            realm_id="r",
+            name=text,
+            enabled=True,
+            created_us=0,
+            deleted_us=None,
+            password_min_length=8,
+        )
     )
     found = sql(sa.select(realm.c.name).where(realm.c.name == sa.bindparam("name")))
     assert await database.read(lambda tx: tx.one(found, name=text)) == (text,)
@@ -166,7 +176,14 @@ async def test_null_may_be_fixed_in_the_statement(database: OpenDatabase) -> Non
 
 async def test_one_statement_runs_for_many_rows(database: OpenDatabase) -> None:
     rows = [
-        {"realm_id": f"r{n}", "name": "x", "enabled": True, "created_us": n, "deleted_us": None}
+        {
+            "realm_id": f"r{n}",
+            "name": "x",
+            "enabled": True,
+            "created_us": n,
+            "deleted_us": None,
+            "password_min_length": 8,
+        }
         for n in range(5)
     ]
     await database.write(lambda tx: tx.run_each(INSERT_REALM, rows))
@@ -177,7 +194,9 @@ async def test_one_statement_runs_for_many_rows(database: OpenDatabase) -> None:
 async def test_a_missing_parameter_is_an_error_before_anything_is_sent(database: OpenDatabase) -> None:
     with pytest.raises(KeyError, match="created_us"):
         await database.write(
-            lambda tx: tx.run(INSERT_REALM, realm_id="acme", name="A", enabled=True, deleted_us=None)
+            lambda tx: tx.run(
+                INSERT_REALM, realm_id="acme", name="A", enabled=True, deleted_us=None, password_min_length=8
+            )
         )
 
 

@@ -14,7 +14,8 @@ from qimem.crypto.passwords import TESTING
 from qimem.errors import Invalid, Unavailable
 from qimem.identity import passwords
 from qimem.identity.common_passwords import COMMON_PASSWORDS
-from qimem.identity.passwords import PasswordLane, check_password, normalize_password
+from qimem.identity.password_rules import PasswordRules, check_password
+from qimem.identity.passwords import PasswordLane, normalize_password
 from qimem.kernel.limits import PASSWORD_LANE_QUEUE_MAX, PASSWORD_LANE_WIDTH
 from qimem.kernel.secret import SecretText
 from tests.unit.oauth.fakes import ACME, OTHER, FakeKeys
@@ -25,7 +26,7 @@ PHRASE = "a long enough phrase"
 
 
 def checked(password: str) -> str:
-    return check_password(SecretText(password))
+    return check_password(SecretText(password), PasswordRules())
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,33 @@ def test_a_weak_password_is_refused_with_the_rule(password: str, rule: str) -> N
 )  # fmt: skip
 def test_a_password_within_the_rules_passes(password: str) -> None:
     assert checked(password) == unicodedata.normalize("NFKC", password)
+
+
+def test_a_realm_may_ask_for_more_characters() -> None:
+    rules = PasswordRules(12)
+    assert check_password(SecretText("xyzxyzxyzxyz"), rules) == "xyzxyzxyzxyz"
+    for password in ("xyzxyzxyzxy", "e\u0301" * 11):
+        with pytest.raises(Invalid, match="at least 12 characters"):
+            check_password(SecretText(password), rules)
+    with pytest.raises(Invalid, match="common"):
+        check_password(SecretText("Correct Horse Battery Staple"), rules)
+
+
+@pytest.mark.parametrize(
+    "password", ["AdaLovelace", "adalovelace", "ＡｄａＬｏｖｅｌａｃｅ", "Ada@Shop.example"]
+)
+def test_what_its_owner_is_called_is_no_password(password: str) -> None:
+    names = ("adalovelace", None, "ada@shop.example")
+    with pytest.raises(Invalid, match="not the name or address of its owner"):
+        check_password(SecretText(password), PasswordRules(), *names)
+    assert check_password(SecretText(password + "!"), PasswordRules(), *names)
+
+
+def test_a_throw_away_server_takes_any_password() -> None:
+    for password in ("x", "password", "ada"):
+        assert check_password(SecretText(password), PasswordRules(1), "ada") == password
+    with pytest.raises(Invalid, match="at least 1 characters"):
+        check_password(SecretText(""), PasswordRules(1))
 
 
 @pytest.mark.parametrize("entry", sorted(COMMON_PASSWORDS)[::7])

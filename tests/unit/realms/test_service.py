@@ -8,7 +8,7 @@ from qimem.kernel.context import Actor
 from qimem.kernel.ids import SYSTEM_REALM, RealmId
 from qimem.kernel.transaction import Tx
 from qimem.realms.models import RealmRecord
-from qimem.realms.service import RealmService
+from qimem.realms.service import RealmService, RealmTerms
 from tests.unit.kernel.fakes import Table
 from tests.unit.oauth.fakes import ACME, Setting, an_actor, asked_by
 
@@ -51,7 +51,7 @@ class World(Setting):
             self.database,
             self.realms,
             self.parts,
-            lambda realm_id: f"https://id.example/realms/{realm_id}",
+            RealmTerms(lambda realm_id: f"https://id.example/realms/{realm_id}"),
             self.clock,
         )
 

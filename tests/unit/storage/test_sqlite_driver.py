@@ -25,7 +25,14 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     made.dispose()
 
 
-ROW = {"realm_id": "acme", "name": "Acme", "enabled": True, "created_us": 1, "deleted_us": None}
+ROW = {
+    "realm_id": "acme",
+    "name": "Acme",
+    "enabled": True,
+    "created_us": 1,
+    "password_min_length": 8,
+    "deleted_us": None,
+}
 
 
 def test_core_writes_and_reads(engine: sa.Engine) -> None:
@@ -34,10 +41,10 @@ def test_core_writes_and_reads(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         rows = connection.execute(sa.select(realm).order_by(realm.c.realm_id)).all()
         assert [tuple(row) for row in rows] == [
-            ("acme", "Acme", True, 1, None),
-            ("other", "Acme", True, 1, None),
+            ("acme", "Acme", True, 1, 8, None),
+            ("other", "Acme", True, 1, 8, None),
         ]
-        assert connection.execute(sa.select(realm)).fetchmany(1) == [("acme", "Acme", True, 1, None)]
+        assert connection.execute(sa.select(realm)).fetchmany(1) == [("acme", "Acme", True, 1, 8, None)]
 
 
 def test_an_empty_result_still_has_columns(engine: sa.Engine) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from qimem.kernel.ids import RealmId
+from qimem.kernel.limits import PASSWORD_CHARS_MIN
 from qimem.kernel.transaction import Tx
 from qimem.realms.models import RealmRecord
 from qimem.storage.schema import epoch, realm, realm_kek, realm_remains
@@ -14,9 +15,13 @@ from qimem.storage.statement import insert_if_absent, sql
 
 _INSERT = insert_if_absent(realm, returning=realm.c.realm_id)
 _INSERT_EPOCH = sql(sa.insert(epoch).values(realm_id=sa.bindparam("realm_id"), n=sa.bindparam("n")))
-_REALM = sa.select(realm.c.realm_id, realm.c.name, realm.c.enabled, realm.c.created_us).where(
-    realm.c.deleted_us.is_(None)
-)
+_REALM = sa.select(
+    realm.c.realm_id,
+    realm.c.name,
+    realm.c.enabled,
+    realm.c.created_us,
+    sa.func.coalesce(realm.c.password_min_length, PASSWORD_CHARS_MIN),
+).where(realm.c.deleted_us.is_(None))
 _FIND = sql(_REALM.where(realm.c.realm_id == sa.bindparam("realm_id")))
 _PAGE = sql(
     _REALM.where(realm.c.realm_id > sa.bindparam("after", type_=sa.Text))
@@ -25,7 +30,13 @@ _PAGE = sql(
 )
 _OF_REALM = realm.c.realm_id == sa.bindparam("of_realm")
 _UPDATE = sql(
-    sa.update(realm).where(_OF_REALM).values(name=sa.bindparam("to_name"), enabled=sa.bindparam("to_enabled"))
+    sa.update(realm)
+    .where(_OF_REALM)
+    .values(
+        name=sa.bindparam("to_name"),
+        enabled=sa.bindparam("to_enabled"),
+        password_min_length=sa.bindparam("to_password_min_length"),
+    )
 )
 _KEKS = sql(
     sa.select(realm_kek.c.version, realm_kek.c.wrapped).where(
@@ -62,6 +73,7 @@ class RealmRepository:
             enabled=record.enabled,
             created_us=record.created_us,
             deleted_us=None,
+            password_min_length=record.password_min_length,
         )
         if added is not None:
             tx.run(_INSERT_EPOCH, realm_id=record.realm_id, n=1)
@@ -77,8 +89,14 @@ class RealmRepository:
         return [RealmRecord(*row) for row in tx.all(_PAGE, after=after or "", count=limit)]
 
     def update(self, tx: Tx, record: RealmRecord) -> None:
-        """Write name and whether it is enabled."""
-        tx.run(_UPDATE, of_realm=record.realm_id, to_name=record.name, to_enabled=record.enabled)
+        """Write name, settings and whether it is enabled."""
+        tx.run(
+            _UPDATE,
+            of_realm=record.realm_id,
+            to_name=record.name,
+            to_enabled=record.enabled,
+            to_password_min_length=record.password_min_length,
+        )
 
     def destroy(self, tx: Tx, realm_id: RealmId, now_us: int) -> None:
         """Overwrite the realm's keys, and have it be no realm any more."""

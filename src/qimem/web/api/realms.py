@@ -20,7 +20,8 @@ from qimem.wire.realms import (
 
 async def create_realm(call: Call[CreateRealmRequest, None]) -> Realm:
     """Make a realm."""
-    return await call.services.realms.create(call.context, call.body.id, call.body.name)
+    body = call.body
+    return await call.services.realms.create(call.context, body.id, body.name, body.password_min_length)
 
 
 async def list_realms(call: Call[None, ListRealmsQuery]) -> Page[Realm]:
@@ -38,8 +39,10 @@ async def get_realm(call: Call[None, None]) -> Realm:
 
 
 async def update_realm(call: Call[UpdateRealmRequest, None]) -> Realm:
-    """Change a realm's name; its id and issuer stay."""
-    return await call.services.realms.update(call.context, given(call.body.name), call.precondition)
+    """Change a realm's name and rules; its id and issuer stay."""
+    return await call.services.realms.update(
+        call.context, given(call.body.name), given(call.body.password_min_length), call.precondition
+    )
 
 
 async def disable_realm(call: Call[EmptyRequest, None]) -> Realm:

@@ -10,8 +10,9 @@ import msgspec
 from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
+from qimem.identity.new_user import NewUser
 from qimem.identity.usernames import find_canonical_username
-from qimem.identity.users import NewUser, UserChanges, user_not_found
+from qimem.identity.users import UserChanges, user_not_found
 from qimem.kernel.secret import SecretText
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.pages import next_cursor, page_limit, position

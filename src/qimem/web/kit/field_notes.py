@@ -20,6 +20,7 @@ from qimem.kernel.limits import (
     PAGE_MAX,
     PASSWORD_CHARS_MAX,
     PASSWORD_CHARS_MIN,
+    PASSWORD_MIN_LENGTH_MAX,
     PERMISSIONS_PER_ROLE_MAX,
     REDIRECT_URIS_MAX,
     ROLES_PER_SUBJECT_MAX,
@@ -48,6 +49,9 @@ _PAGE = _note(f"Items per page, {PAGE_DEFAULT} by default", minimum=1, maximum=P
 _CURSOR = _note("`next_cursor` of the page before", maxLength=CURSOR_CHARS_MAX)
 _PASSWORD = _note(
     "None of the commonest", minLength=PASSWORD_CHARS_MIN, maxLength=PASSWORD_CHARS_MAX, format="password"
+)
+_PASSWORD_MIN_LENGTH = _note(
+    "Characters of a new password, at least", minimum=PASSWORD_CHARS_MIN, maximum=PASSWORD_MIN_LENGTH_MAX
 )
 _ALGORITHM = "`aes256_gcm` or `chacha20_poly1305`"
 _ROLES = "Names of roles of the realm"
@@ -131,6 +135,9 @@ _AUTH: Final[dict[str, Note]] = {
         "`[a-z0-9][a-z0-9-]{0,62}`, for ever", maxLength=63, pattern=_REALM_PATTERN
     ),
     "CreateRealmRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
+    "CreateRealmRequest.password_min_length": _PASSWORD_MIN_LENGTH,
+    "UpdateRealmRequest.password_min_length": _PASSWORD_MIN_LENGTH,
+    "Realm.password_min_length": _note("Characters of a new password, at least"),
     "Realm.id": _note("As chosen"),
     "Realm.name": _note("For people to read"),
     "Realm.enabled": _note("Whether anything works in it"),
