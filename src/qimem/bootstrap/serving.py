@@ -14,7 +14,7 @@ from qimem.config.schema import Settings
 from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
 from qimem.jobs.tasks import ExpiredSweep, RemainsSweep
-from qimem.kernel.clock import SystemClock
+from qimem.kernel.clock import Clock, SystemClock
 from qimem.kernel.limits import SIGNING_KEYS_LOOK_SECONDS
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
@@ -65,13 +65,16 @@ class Running:
             await self._jobs.stop()
 
 
-async def start(settings: Settings, root_key: SecretBytes, address: str) -> Running:
+async def start(
+    settings: Settings, root_key: SecretBytes, address: str, clock: Clock | None = None
+) -> Running:
     """Open the installation and build its services.
 
     Args:
         settings: Where the data is, and what to offer.
         root_key: Taken over; wiped when the installation is closed.
         address: `http://host:port` as bound; becomes the external URL at the first start without one.
+        clock: By default the machine's.
 
     Raises:
         Refused: no installation, another root key, another external URL than the stored one, or an audit log
@@ -83,7 +86,7 @@ async def start(settings: Settings, root_key: SecretBytes, address: str) -> Runn
         external_url = await _external_url(settings, database, instance, address)
         throw_away = settings.database.mode == "stateless"
         root = RootKey(instance.instance_id, root_key)
-        core = Core(database, root, SystemClock(), external_url, throw_away=throw_away)
+        core = Core(database, root, clock or SystemClock(), external_url, throw_away=throw_away)
         log = await AuditLog.open(settings, core, instance)
     except BaseException:
         await database.close()

@@ -81,6 +81,28 @@ class ManualClock:
         self.monotonic += seconds
 
 
+class MovableClock:
+    """The machine's clocks, moved forward at will. For tests of what expires."""
+
+    def __init__(self) -> None:
+        self._system = SystemClock()
+        self._ahead_us = 0
+
+    def now_us(self) -> int:
+        """Wall time in microseconds since the Unix epoch."""
+        return self._system.now_us() + self._ahead_us
+
+    def monotonic_seconds(self) -> float:
+        """Seconds since an arbitrary point."""
+        return self._system.monotonic_seconds() + self._ahead_us / MICROSECONDS
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks forward."""
+        if seconds < 0:
+            raise ValueError("time does not go back")
+        self._ahead_us += int(seconds * MICROSECONDS)
+
+
 def rfc3339(microseconds: int) -> str:
     """Render wall time as RFC 3339 UTC with `Z`, e.g. `2026-11-24T12:00:00.000000Z`."""
     return f"{_to_the_second(microseconds // MICROSECONDS)}.{microseconds % MICROSECONDS:06d}Z"

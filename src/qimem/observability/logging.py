@@ -66,6 +66,16 @@ def configure(*, level: str, format: str) -> None:
         library.handlers, library.propagate = [], name != "uvicorn.access"
 
 
+def configure_guest() -> None:
+    """Say errors alone, on stderr, in a process that is not ours; nothing where that process configured its own."""
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[_stamp, _exception, _allowed, _render_text],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+            logger_factory=lambda *_: _Stderr(),
+        )
+
+
 def logger() -> Any:
     """The logger of this process. Its methods take an event and fields of `FIELDS`."""
     return structlog.get_logger()

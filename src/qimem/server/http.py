@@ -75,7 +75,7 @@ class Stop:
     def listen(self, loop: asyncio.AbstractEventLoop, *signals: signal.Signals) -> None:
         """Take these signals over."""
         for number in signals:
-            loop.add_signal_handler(number, self.ask)
+            loop.add_signal_handler(number, self._signaled)
 
     def attach(self, server: _Server) -> None:
         """The server that is to stop."""
@@ -86,14 +86,17 @@ class Stop:
         """Begin to drain; asked again, do not wait for connections any longer."""
         if self._asked and self._server is not None:
             self._server.force_exit = True
+        self._asked = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def _signaled(self) -> None:
         if not self._asked:
             # A thread, not a loop timer: it has to work when the loop is what hangs.
             limit = threading.Timer(DRAIN_SECONDS - 0.5, os._exit, (0,))
             limit.daemon = True
             limit.start()
-        self._asked = True
-        if self._server is not None:
-            self._server.should_exit = True
+        self.ask()
 
 
 async def serve(

@@ -1,0 +1,215 @@
+"""Calls of one caller: signs in, renews the token before and after it expires, reads answers."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+from urllib.parse import quote, urlencode
+from uuid import uuid4
+
+import msgspec
+
+from qimem.client.errors import BadRequest, Unauthorized, error_of
+from qimem.client.transport import HttpAnswer, HttpRequest, Transport
+from qimem.kernel.clock import SystemClock
+from qimem.kernel.secret import SecretText
+from qimem.wire.auth import RefreshRequest, TokenRequest, TokenResponse
+from qimem.wire.common import ErrorBody, Request
+
+T = TypeVar("T")
+
+_EARLY_SECONDS: Final = 30
+"""A token is renewed this long before it expires: a request that is under way then must not fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """One operation of the API.
+
+    Args:
+        path: With `{}` for each part that varies.
+        answer: What 200 carries.
+        idempotent: Sent with an Idempotency-Key, and so repeatable.
+        repeatable: Sent twice it has the effect of once.
+        signed_in: Whether a token is shown.
+    """
+
+    method: str
+    path: str
+    answer: type[T]
+    idempotent: bool = False
+    repeatable: bool = False
+    signed_in: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What is signed in with: a client for itself, or a user through a client."""
+
+    client_id: str
+    client_secret: SecretText | None
+    realm_id: str | None = None
+    username: str | None = None
+    password: SecretText | None = None
+    totp_code: SecretText | None = None
+
+    def request(self) -> TokenRequest:
+        """What the token endpoint is asked for."""
+        return TokenRequest(
+            client_id=self.client_id,
+            client_secret=_revealed(self.client_secret),
+            realm_id=self.realm_id,
+            grant_type="client_credentials" if self.username is None else "password",
+            username=self.username,
+            password=_revealed(self.password),
+            totp_code=_revealed(self.totp_code),
+        )
+
+
+_ISSUE: Final = Operation("POST", "/v1/auth/token", TokenResponse, repeatable=True, signed_in=False)
+# Repeated within its grace it answers with the same successor.
+_REFRESH: Final = Operation("POST", "/v1/auth/token/refresh", TokenResponse, repeatable=True, signed_in=False)
+
+
+class Session:
+    """Everything one caller asks for.
+
+    Args:
+        transport: To one server.
+        token: A token that somebody else renews, or None.
+        credentials: What to sign in with, or None.
+    """
+
+    def __init__(
+        self, transport: Transport, token: SecretText | None, credentials: Credentials | None
+    ) -> None:
+        self._transport = transport
+        self._credentials = credentials
+        self._clock = SystemClock()
+        self._lock = threading.Lock()
+        self._token = token
+        self._refresh: SecretText | None = None
+        self._expires = float("inf")
+
+    def call(
+        self,
+        operation: Operation[T],
+        *parts: object,
+        body: Request | None = None,
+        query: msgspec.Struct | None = None,
+        if_match: str | None = None,
+    ) -> T:
+        """The answer to one call.
+
+        Args:
+            operation: What is asked.
+            parts: Of the path, in order.
+            body: The JSON body.
+            query: Fields of the query; None leaves one out.
+            if_match: Entity tag of what was seen, or `*`.
+
+        Raises:
+            ApiError: the server refused, or did not answer.
+        """
+        return self.call_tagged(operation, *parts, body=body, query=query, if_match=if_match)[0]
+
+    def call_tagged(
+        self,
+        operation: Operation[T],
+        *parts: object,
+        body: Request | None = None,
+        query: msgspec.Struct | None = None,
+        if_match: str | None = None,
+    ) -> tuple[T, str]:
+        """The answer to one call, and its entity tag, which may be empty. See `call`."""
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if if_match is not None:
+            headers["If-Match"] = if_match
+        if operation.idempotent:
+            headers["Idempotency-Key"] = str(uuid4())
+        request = HttpRequest(
+            operation.method,
+            operation.path.format(*(quote(str(part), safe="") for part in parts)) + _written(query),
+            headers,
+            None if body is None else msgspec.json.encode(body),
+            operation.repeatable or operation.idempotent or operation.method == "GET",
+        )
+        answer = self._signed(request) if operation.signed_in else self._transport.exchange(request)
+        if answer.status != 200:
+            raise _refusal(answer)
+        return msgspec.json.decode(answer.body, type=operation.answer), answer.headers.get("ETag", "")
+
+    def _signed(self, request: HttpRequest) -> HttpAnswer:
+        token = self._current()
+        answer = self._transport.exchange(_bearing(request, token))
+        if answer.status == 401 and self._credentials is not None:
+            # Nothing was done. The token was revoked, or the server restored.
+            answer = self._transport.exchange(_bearing(request, self._renewed(token)))
+        return answer
+
+    def _current(self) -> SecretText | None:
+        token = self._token
+        if self._credentials is not None and (
+            token is None or self._clock.monotonic_seconds() > self._expires
+        ):
+            return self._renewed(token)
+        return token
+
+    def _renewed(self, old: SecretText | None) -> SecretText:
+        with self._lock:
+            if self._token is not None and self._token is not old:
+                # Another thread was first.
+                return self._token
+            assert self._credentials is not None
+            self._take(self._pair(self._credentials))
+            assert self._token is not None
+            return self._token
+
+    def _pair(self, credentials: Credentials) -> TokenResponse:
+        if self._refresh is not None:
+            shown = RefreshRequest(
+                refresh_token=self._refresh.reveal(),
+                client_id=credentials.client_id if credentials.client_secret is not None else None,
+                client_secret=_revealed(credentials.client_secret),
+            )
+            try:
+                return self.call(_REFRESH, body=shown)
+            except (BadRequest, Unauthorized):
+                self._refresh = None
+        return self.call(_ISSUE, body=credentials.request())
+
+    def _take(self, pair: TokenResponse) -> None:
+        self._token = SecretText(pair.access_token)
+        self._refresh = None if pair.refresh_token is None else SecretText(pair.refresh_token)
+        self._expires = self._clock.monotonic_seconds() + max(pair.expires_in - _EARLY_SECONDS, 1)
+
+
+def _bearing(request: HttpRequest, token: SecretText | None) -> HttpRequest:
+    if token is None:
+        return request
+    headers = {**request.headers, "Authorization": f"Bearer {token.reveal()}"}
+    return HttpRequest(request.method, request.target, headers, request.body, request.repeatable)
+
+
+def _refusal(answer: HttpAnswer) -> Exception:
+    try:
+        body = msgspec.json.decode(answer.body, type=ErrorBody)
+    except msgspec.MsgspecError:
+        # Something between here and the server answered.
+        body = ErrorBody(error=f"HTTP status {answer.status}", code="unknown")
+    wait = answer.headers.get("Retry-After", "")
+    return error_of(answer.status, body, int(wait) if wait.isdecimal() else None)
+
+
+def _written(query: msgspec.Struct | None) -> str:
+    if query is None:
+        return ""
+    fields = [(name, value) for name, value in msgspec.to_builtins(query).items() if value is not None]
+    return "?" + urlencode(fields) if fields else ""
+
+
+def _revealed(secret: SecretText | None) -> str | None:
+    return None if secret is None else secret.reveal()
