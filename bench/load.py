@@ -13,10 +13,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlencode
 
 from bench.figures import Run, RunRefused
 from bench.servers import Server, on_core
@@ -44,18 +45,19 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST of JSON, as bytes that do not depend on who receives it."""
+    """A POST, as bytes that do not depend on who receives it."""
 
     path: str
     body: bytes
     token: str | None = None
+    media_type: str = "application/json"
 
     def head(self) -> bytes:
         """Everything before the value of Content-Length."""
         lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1"]
         if self.token is not None:
             lines.append(f"Authorization: Bearer {self.token}")
-        lines += ["Content-Type: application/json", "Content-Length: "]
+        lines += [f"Content-Type: {self.media_type}", "Content-Length: "]
         return "\r\n".join(lines).encode()
 
     def raw(self) -> bytes:
@@ -66,6 +68,11 @@ class Request:
 def post(path: str, body: object, token: str | None = None) -> Request:
     """The request that posts this object."""
     return Request(path, json.dumps(body, separators=(",", ":")).encode(), token)
+
+
+def form(path: str, fields: Mapping[str, str]) -> Request:
+    """The request that posts these fields as HTML forms are."""
+    return Request(path, urlencode(fields).encode(), media_type="application/x-www-form-urlencoded")
 
 
 def cycle(requests: Sequence[Request]) -> str:

@@ -3,7 +3,7 @@
     python -m bench.many_realms DATA_DIR REALMS KEYS_PER_REALM CALLERS
 
 Every realm gets what the API would give it (key-encryption key, signing, refresh and pepper keys,
-built-in role) and one client, one user and some keys. CALLERS of them, evenly spread, can be used; they
+built-in role) and one client, ten users and some keys. CALLERS of them, evenly spread, can be used; they
 are printed as JSON. The other users have a password hash of the same form that no password of theirs
 matches: 10,000 of their own would take minutes.
 """
@@ -54,6 +54,7 @@ from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.storage.repositories.users import UserRepository
 
 REALMS_PER_TRANSACTION = 250
+USERS_PER_REALM = 10
 _PASSWORD = "a phrase that only the load knows"
 _ROLE = "realm-admin"
 _KEYS = KeyRepository()
@@ -77,6 +78,7 @@ class _Draft:
     realm_id: RealmId
     prepared: PreparedRealm
     phc: str
+    nobody: str
     keys: list[KeyVersion]
 
 
@@ -126,7 +128,7 @@ class Builder:
             prepared = self._prepare(realm_id)
             phc = hash_password(_PASSWORD, prepared.pepper()) if number in chosen else nobody
             keys = [self._key(realm_id) for _ in range(order.keys_per_realm)]
-            return _Draft(realm_id, prepared, phc, keys)
+            return _Draft(realm_id, prepared, phc, nobody, keys)
 
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(draft, numbers))
@@ -156,16 +158,9 @@ class Builder:
         BuiltInRoles(RoleRepository()).provision(tx, realm_id, None, now_us)
         registration = Registration(redirect_uris=(), tier=UNLIMITED_TIER, roles=(_ROLE,))
         client = self._clients.creation(self._actor, realm_id, registration)(tx)
-        user = UserRecord(
-            realm_id=realm_id,
-            user_id=new_uuid(),
-            username="caller",
-            username_key="caller",
-            email=None,
-            enabled=True,
-            roles=(_ROLE,),
-            created_us=now_us,
-        )
+        for number in range(1, USERS_PER_REALM):
+            UserRepository().insert(tx, _user(realm_id, f"user-{number}", (), now_us), draft.nobody)
+        user = _user(realm_id, "caller", (_ROLE,), now_us)
         UserRepository().insert(tx, user, draft.phc)
         for version in draft.keys:
             _KEYS.insert_key(tx, version, new_material(draft.prepared.kek, version))
@@ -177,6 +172,19 @@ class Builder:
             password=_PASSWORD,
             key_id=str(draft.keys[0].key_id),
         )
+
+
+def _user(realm_id: RealmId, name: str, roles: tuple[str, ...], now_us: int) -> UserRecord:
+    return UserRecord(
+        realm_id=realm_id,
+        user_id=new_uuid(),
+        username=name,
+        username_key=name,
+        email=None,
+        enabled=True,
+        roles=roles,
+        created_us=now_us,
+    )
 
 
 async def fill(data_dir: Path, order: Order) -> list[Caller]:

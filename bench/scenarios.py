@@ -184,6 +184,16 @@ def client(stage: Stage) -> list[Row | Fact]:
     return [stage.beside_floor("client", caller.by_client())]
 
 
+def introspect(stage: Stage) -> list[Row | Fact]:
+    """What a user's access token is good for, asked by a service."""
+    server, caller = stage.product()
+    users = str(callers.answer(server, caller.by_password())["access_token"])
+    request = replace(caller.introspect(users), token=caller.token(server))
+    if callers.answer(server, request)["active"] is not True:
+        raise RunRefused("a living token is not active")
+    return [stage.beside_floor("introspect", request)]
+
+
 def password(stage: Stage) -> list[Row | Fact]:
     """A token pair by password, beside the bare hash."""
     server, caller = stage.product()
@@ -215,9 +225,18 @@ def single(stage: Stage) -> list[Row | Fact]:
 
 
 def busy(stage: Stage) -> list[Row | Fact]:
-    """Encrypt 64 bytes, one client at a time, first alone and then while 32 others log in."""
+    """Encrypt 64 bytes and introspection, one client at a time, first alone and then while 32 others log in."""
     server, caller = stage.product()
-    requests = load.cycle([caller.encrypt(caller.token(server))])
+    token = caller.token(server)
+    return [
+        _beside_logins(stage, "busy", caller.encrypt(token)),
+        _beside_logins(stage, "busy introspect", caller.introspect(token)),
+    ]
+
+
+def _beside_logins(stage: Stage, name: str, request: Request) -> Row:
+    server, caller = stage.product()
+    requests = load.cycle([request])
     logins = load.cycle([caller.by_password()])
     alone = loaded("idle", server, lambda _: requests, 1)
 
@@ -232,7 +251,7 @@ def busy(stage: Stage) -> list[Row | Fact]:
         # What the logins cost is in it too.
         return replace(measured, cpu_seconds=None)
 
-    return [stage.compare("busy", alone, Side("during logins", during_logins), 1)]
+    return stage.compare(name, alone, Side("during logins", during_logins), 1)
 
 
 def workers(stage: Stage) -> list[Row | Fact]:
@@ -253,7 +272,7 @@ def workers(stage: Stage) -> list[Row | Fact]:
 
 
 def realms(stage: Stage) -> list[Row | Fact]:
-    """Encrypt, login and key creation with few and with many realms in the database."""
+    """Encrypt, login, introspection and key creation with few and with many realms, and users, in the database."""
     few, many = stage.effort.realms
     small, large = Installation(stage.directory / "few"), Installation(stage.directory / "many")
     known = {"few": fill(small, few, few), "many": fill(large, many, min(many, stage.effort.cycled))}
@@ -266,6 +285,7 @@ def realms(stage: Stage) -> list[Row | Fact]:
         kinds: dict[str, Callable[[Caller, str], Request]] = {
             "realms encrypt": Caller.encrypt,
             "realms login": lambda caller, _: caller.by_password(),
+            "realms introspect": Caller.introspect,
             "realms key": Caller.create_key,
         }
         for name, request in kinds.items():
@@ -294,6 +314,18 @@ def _lane(seconds: int) -> Run:
 
 SCENARIOS: dict[str, Callable[[Stage], list[Row | Fact]]] = {
     scenario.__name__: scenario
-    for scenario in (start, encrypt, decrypt, client, password, refresh, single, busy, workers, realms)
+    for scenario in (
+        start,
+        encrypt,
+        decrypt,
+        client,
+        introspect,
+        password,
+        refresh,
+        single,
+        busy,
+        workers,
+        realms,
+    )
 }
 """By name, in the order they run."""

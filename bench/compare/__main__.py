@@ -1,4 +1,4 @@
-"""Measure the product beside OpenBao, print the table, keep the result.
+"""Measure the product beside OpenBao and oidc-provider, print the table, keep the result.
 
     python -m bench.compare [--pairs 6] [--seconds 4] [--gate] [--quick]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from bench import callers, gates, load, machine, report
 from bench.__main__ import DISK, GATE_FAILED, NOT_MEASURED, PASSED
 from bench.callers import TEXT
-from bench.compare import openbao
+from bench.compare import oidc_provider, openbao
 from bench.compare.openbao import OpenBao, TransitCaller
 from bench.figures import Row, RunRefused
 from bench.gates import Gate
@@ -38,6 +38,17 @@ _CORES = (0, 1)
 GATES = (
     Gate("encrypt ÷ OpenBao", "encrypt", "rate ratio", "at least", 2.2, 2.5, "×", durable=True),
     Gate("decrypt ÷ OpenBao", "decrypt", "rate ratio", "at least", 2.2, 2.5, "×", durable=True),
+    Gate(
+        "client credentials ÷ oidc-provider",
+        "client credentials",
+        "rate ratio",
+        "at least",
+        2,
+        4,
+        "×",
+        durable=True,
+    ),
+    Gate("introspect ÷ oidc-provider", "introspect", "rate ratio", "at least", 2, 4, "×", durable=True),
     Gate("encrypt p99 ÷ OpenBao", "encrypt", "p99 ratio", "at most", 1, 0.5, "×", durable=True),
     Gate("decrypt p99 ÷ OpenBao", "decrypt", "p99 ratio", "at most", 1, 0.5, "×", durable=True),
 )
@@ -78,7 +89,7 @@ def _measure(directory: Path, effort: Effort, *, quick: bool) -> Report:
     described = machine.describe(directory)
     rows: list[Row] = []
     refused: list[Refusal] = []
-    for name, measure in (("pinned", _pinned), ("all cores", _all_cores)):
+    for name, measure in (("pinned", _pinned), ("all cores", _all_cores), ("identity", _identity)):
         print(f"measuring {name} …", file=sys.stderr)
         try:
             rows += measure(directory / name.replace(" ", "-"), effort)
@@ -88,7 +99,7 @@ def _measure(directory: Path, effort: Effort, *, quick: bool) -> Report:
     return Report(
         format=report.FORMAT,
         date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        product=f"qimem {__version__} beside {openbao.version(directory)}",
+        product=f"qimem {__version__} beside {openbao.version(directory)} and {_peer()}",
         machine=described,
         method={
             "quick": quick, "connections": CONNECTIONS, "pairs": effort.pairs, "seconds": effort.seconds,
@@ -105,6 +116,7 @@ def _notes(described: dict[str, str | int | float]) -> list[str]:
     notes = [
         "each server on one core with its load on another, but for the rows `all cores`",
         "qimem answers when the audit record is on the disk; OpenBao when it is handed to the system",
+        "oidc-provider: ES256 tokens, introspection of opaque ones, everything in memory, no audit log",
         "OpenBao: raft storage, file audit device, a token with one policy, keys of aes256-gcm96",
     ]
     if float(described["busy_percent"]) > machine.BUSY_PERCENT_MAX:
@@ -156,6 +168,39 @@ def _all_cores(directory: Path, effort: Effort) -> Iterator[Row]:
         sides = _start(stack, directory, workers=os.cpu_count() or 1, cores=None)
         yield sides.compare(stage, "encrypt, all cores", sides.encrypt, CONNECTIONS)
         yield sides.compare(stage, "encrypt, all cores, one client", sides.encrypt, 1)
+
+
+def _identity(directory: Path, effort: Effort) -> Iterator[Row]:
+    if not oidc_provider.installed():
+        raise RunRefused("it takes node and npm: make compare then installs oidc-provider")
+    directory.mkdir(mode=0o700)
+    with ExitStack() as stack:
+        stage = stack.enter_context(Stage(directory, effort))
+        theirs, peer = oidc_provider.server(directory / "oidc-provider", _CORES)
+        stack.enter_context(theirs)
+        installation = Installation(directory / "qimem")
+        ours = stack.enter_context(installation.server(cores=_CORES))
+        caller = callers.settle_in(installation, ours)
+        token = caller.token(ours)
+        both = {
+            "client credentials": (peer.by_client("urn:signed"), caller.by_client()),
+            "introspect": (
+                peer.introspect(oidc_provider.living_token(theirs, peer)),
+                caller.introspect(token),
+            ),
+        }
+        for name, (first, second) in both.items():
+            load.ask(theirs, first)
+            load.ask(ours, second)
+            yield stage.compare(
+                name,
+                loaded("oidc-provider", theirs, lambda _, request=first: load.cycle([request])),
+                loaded("qimem", ours, lambda _, request=second: load.cycle([request])),
+            )
+
+
+def _peer() -> str:
+    return oidc_provider.version() if oidc_provider.installed() else "no oidc-provider"
 
 
 def _start(stack: ExitStack, directory: Path, *, workers: int, cores: tuple[int, int] | None) -> _Sides:

@@ -47,7 +47,7 @@ class OpenBao(Server):
 
     def __init__(self, directory: Path, *, cores: tuple[int, int] | None = None) -> None:
         directory.mkdir(mode=0o700)
-        self._port, cluster_port = _free_port(), _free_port()
+        self._port, cluster_port = free_port(), free_port()
         storage = directory / "raft"
         storage.mkdir()
         file = directory / "openbao.hcl"
@@ -147,7 +147,8 @@ def _ask(server: Server, method: str, path: str, body: object, token: str | None
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
