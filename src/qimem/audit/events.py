@@ -23,7 +23,7 @@ import msgspec
 
 from qimem.audit.record import decoded
 from qimem.audit.segment import Header
-from qimem.audit.segment_file import read_segment, segment_files, segment_numbers, stream_paths
+from qimem.audit.segment_file import SegmentGone, read_segment, segment_files, segment_numbers, stream_paths
 from qimem.errors import Unavailable, audit_unavailable
 from qimem.kernel.clock import MICROSECONDS, parse_rfc3339, rfc3339
 from qimem.kernel.limits import AUDIT_LAG_SECONDS, AUDIT_QUESTIONS_MAX, AUDIT_SEGMENTS_PER_QUESTION
@@ -229,7 +229,7 @@ def records(stream: Path, number: int, wanted: Wanted) -> Iterator[AuditRecord]:
 def _acknowledged(stream: Path, number: int) -> bytes:
     try:
         data = read_segment(stream, number)
-    except IndexError:
+    except SegmentGone:
         # Given up in this moment.
         return b""
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from qimem.audit.segment_file import (
+    SegmentGone,
     StreamDirectory,
     StreamTaken,
     heads_of,
@@ -142,14 +143,31 @@ def verify_log(
         if name not in paths:
             reports.append(StreamReport(name, 0, None, "the stream is gone"))
             continue
+        known = heads.get(name), anchors.get(name)
         try:
-            reading = _read(
-                paths[name], numbers, key.instance, verifier, (heads.get(name), anchors.get(name)), visit
-            )
-            reports.append(StreamReport(name, len(numbers), reading, None))
+            count, reading = _read_live(paths[name], key.instance, verifier, known, visit)
+            reports.append(StreamReport(name, count, reading, None))
         except (Altered, OSError) as error:
             reports.append(StreamReport(name, len(numbers), None, str(error)))
     return reports
+
+
+def _read_live(
+    path: Path,
+    instance: str,
+    verifier: Verifier,
+    known: tuple[bytes | None, bytes | None],
+    visit: Visit | None,
+) -> tuple[int, Reading]:
+    """Read a stream whose oldest segments may be given up in the meantime; how many there were, and what was read."""
+    while True:
+        numbers = segment_numbers(path)
+        try:
+            return len(numbers), _read(path, numbers, instance, verifier, known, visit)
+        except SegmentGone:
+            # Nobody is shown a record twice; and a segment that is gone before an older one was not given up.
+            if visit is not None or segment_numbers(path)[:1] == numbers[:1]:
+                raise
 
 
 def _read(

@@ -201,14 +201,22 @@ def segment_files(stream: Path, number: int) -> list[Path]:
     return [file for file in (plain, plain.with_name(f"{plain.name}.gz")) if file.exists()]
 
 
+class SegmentGone(OSError):
+    """There is no such segment, or none any more: it was given up."""
+
+
 def read_segment(stream: Path, number: int) -> bytes:
     """The bytes of a segment.
 
     Raises:
         OSError: it cannot be read, or is damaged.
+        SegmentGone: it is not there.
     """
     while True:
-        file = segment_files(stream, number)[0]
+        found = segment_files(stream, number)
+        if not found:
+            raise SegmentGone(f"{segment_name(number)} is gone")
+        file = found[0]
         try:
             data = _read_regular(file)
         except FileNotFoundError:

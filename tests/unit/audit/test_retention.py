@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qimem.audit import log
+from qimem.audit.log import PublicKey
 from qimem.audit.retention import Retention, SegmentKeeper
 from qimem.audit.segment_file import StreamDirectory, read_segment
 from qimem.audit.stream import StreamState
@@ -172,6 +174,38 @@ async def test_what_cannot_be_archived_is_kept_with_all_that_came_after(
     kept = 2 if len(archive) > 1 else 1
     assert stream.names()[0] == f"{kept:08}.jsonl.gz"
     stream.records()
+
+
+def verified_while_leaving(stream: Stream, monkeypatch: pytest.MonkeyPatch, leaving: list[int]) -> str | None:
+    """What is wrong with a log from which these segments go when their names have been read."""
+    listed, calls = log.segment_numbers, iter(range(9))
+
+    def then_gone(path: Path) -> list[int]:
+        found = listed(path)
+        # It is asked whether there are any, and then for those to read.
+        if next(calls) == 1:
+            for number in leaving:
+                stream.directory.remove(number)
+        return found
+
+    monkeypatch.setattr(log, "segment_numbers", then_gone)
+    key = PublicKey.of(signer().public_bytes(), "here")
+    (report,) = log.verify_log(stream.path.parent, key, {})
+    return report.fault
+
+
+async def test_segments_that_are_given_up_while_they_are_read_are_no_damage(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stream.trail.give_up(3)
+    assert verified_while_leaving(stream, monkeypatch, [1, 2]) is None
+
+
+async def test_a_segment_that_is_gone_behind_an_older_one_is_damage(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stream.trail.give_up(3)
+    assert "00000002.jsonl is gone" in (verified_while_leaving(stream, monkeypatch, [2]) or "")
 
 
 async def test_segments_are_given_up_under_load_as_well(stream: Stream) -> None:
