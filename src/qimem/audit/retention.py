@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,9 +50,15 @@ class SegmentKeeper:
         self._clock = clock
         self._retention = retention
         self._thread = ThreadPoolExecutor(1, "audit-segments", initializer=_lower_priority)
+        self._archiving: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def close(self) -> None:
-        """Let what runs end and start no more."""
+        """End the archive command, let the rest end by itself, and start no more."""
+        self._closed = True
+        if self._archiving is not None:
+            # The process does not end before its threads do, and this one would wait for a minute.
+            _end(self._archiving)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def keep_house(self) -> None:
@@ -99,26 +106,40 @@ class SegmentKeeper:
             return True
         file = segment_files(self._directory.path, number)[-1]
         try:
-            done = subprocess.run(
-                [*self._retention.archive, str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=AUDIT_ARCHIVE_SECONDS,
-                check=False,
-            )
+            code = self._run([*self._retention.archive, str(file)])
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.error("audit segment %s of %s is kept: the archive command failed: %s",
                        number, self._directory.path.name, type(error).__name__)  # fmt: skip
             return False
-        if done.returncode != 0:
+        if code != 0 and not self._closed:
             _log.error("audit segment %s of %s is kept: the archive command ended with %s",
-                       number, self._directory.path.name, done.returncode)  # fmt: skip
-        return done.returncode == 0
+                       number, self._directory.path.name, code)  # fmt: skip
+        return code == 0
+
+    def _run(self, command: Sequence[str]) -> int:
+        silent = subprocess.DEVNULL
+        with subprocess.Popen(
+            command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+        ) as running:
+            self._archiving = running
+            try:
+                if self._closed:
+                    _end(running)
+                return running.wait(AUDIT_ARCHIVE_SECONDS)
+            finally:
+                self._archiving = None
+                _end(running)
 
     def _remove(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._directory.remove(number)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With whatever it started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _lower_priority() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
 from qimem.audit.verification import Altered, read_stream
 from qimem.kernel.clock import SystemClock
+from tests.support.processes import alive, eventually
 from tests.unit.audit.logs import VERIFIER, signer, verifier_of
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +176,25 @@ async def test_what_cannot_be_archived_is_kept_with_all_that_came_after(
     kept = 2 if len(archive) > 1 else 1
     assert stream.names()[0] == f"{kept:08}.jsonl.gz"
     stream.records()
+
+
+async def test_an_archive_command_does_not_outlive_its_server(stream: Stream, tmp_path: Path) -> None:
+    age(stream, range(1, 3), 31)
+    before, began = stream.names(), tmp_path / "began"
+    # A shell with a child: both have to end.
+    archive = ("sh", "-c", f"sleep 50 & echo $! > {began}; wait")
+    keeper = stream.keeper(Retention(days=30, archive=archive))
+    keeping = asyncio.create_task(keeper.keep_house())
+    while not began.exists() or not began.read_text():
+        await asyncio.sleep(0.01)
+    keeper.close()
+    await asyncio.wait({keeping}, timeout=5)
+    assert keeping.done()
+    keeping.exception()
+    assert stream.names()[-1:] == before[-1:]
+    assert stream.directory.segments()[0] == 1
+    child = int(began.read_text())
+    eventually(lambda: not alive(child))
 
 
 def verified_while_leaving(stream: Stream, monkeypatch: pytest.MonkeyPatch, leaving: list[int]) -> str | None:
