@@ -29,6 +29,7 @@ _OPEN = apsw.SQLITE_OPEN_READWRITE
 _OPENING_BUSY_MS = 100
 _RETRY_SECONDS = 0.005
 _WAL_BYTES_KEPT = 64 * 1024 * 1024
+_IN_MEMORY = 2
 # Keys of a few hundred realms being made at once touch 5 MB of pages; of SQLite's usual 2 MB they fall out.
 _WRITER_CACHE_KIB = 16 * 1024
 # Each checkpoint writes every changed page once more and waits for the disk twice: with SQLite's usual 1,000
@@ -88,6 +89,9 @@ def _prepared(path: Path, flags: int, *, durable: bool) -> apsw.Connection:
     connection.pragma("foreign_keys", True)
     connection.pragma("journal_size_limit", _WAL_BYTES_KEPT)
     connection.pragma("cache_size", -_WRITER_CACHE_KIB)
+    # By default the journal of a large statement, and what is sorted, spills to a file in /var/tmp: outside of the
+    # private directory, on a disk that may be full or read-only.
+    connection.pragma("temp_store", _IN_MEMORY)
     # The writer does it when the answers are gone: a commit must not wait for 32 MiB to be copied.
     connection.pragma("wal_autocheckpoint", 0)
     _open_log(connection)
@@ -110,6 +114,7 @@ def open_reader(path: Path) -> apsw.Connection:
     # Opening may meet another process that recovers the log; after that no reader has to wait.
     connection.set_busy_timeout(_OPENING_BUSY_MS)
     connection.pragma("query_only", True)
+    connection.pragma("temp_store", _IN_MEMORY)
     _open_log(connection)
     connection.set_busy_timeout(0)
     return connection

@@ -54,6 +54,7 @@ async def test_writes_wait_for_the_disk_and_check_foreign_keys(sqlite_database: 
     assert connection.pragma("journal_mode") == "wal"
     assert connection.pragma("synchronous") == 2
     assert connection.pragma("foreign_keys") == 1
+    assert connection.pragma("temp_store") == 2
 
 
 async def test_in_memory_nothing_waits_for_the_disk(tmp_path: Path) -> None:
