@@ -116,6 +116,28 @@ def test_a_new_secret_counts_at_once_and_the_old_one_does_not(each_world: World,
     assert "client_secret" not in ok(admin.get(f"{CLIENTS}/{client['client_id']}"))
 
 
+def test_tokens_of_a_secret_end_with_it(each_world: World, admin: Person) -> None:
+    client = each_world.client(admin.realm_id, roles=["realm-admin"])
+    path = f"{CLIENTS}/{client['client_id']}/secret/rotate"
+    stolen = each_world.bearer(ok(own_token(each_world, client))["access_token"])
+    person = ok(nobody(each_world).post("/v1/auth/token", json=admin.credentials()))["access_token"]
+    second = ok(admin.post(path, {"overlap_seconds": 600}))
+    ok(stolen.get(PROTECTED))
+    ok(admin.post(path))
+    refused(stolen.get(PROTECTED), 401, "invalid_token")
+    # Else whoever has it would rotate the secret once more, and keep what comes of it.
+    refused(stolen.post(path), 401, "invalid_token")
+    refused(own_token(each_world, client, second["client_secret"]), 401, "invalid_client")
+    # Of people who signed in through a client, and of other clients, nothing ends.
+    ok(each_world.bearer(person).get(PROTECTED))
+
+
+def test_a_rotation_of_the_client_of_others_signs_nobody_out(each_world: World, admin: Person) -> None:
+    other = each_world.person(realm_id=admin.realm_id)
+    ok(admin.post(f"{CLIENTS}/{other.client_id}/secret/rotate"))
+    ok(other.get(PROTECTED))
+
+
 def test_both_secrets_are_good_for_the_overlap_and_never_three(each_world: World, admin: Person) -> None:
     client = each_world.client(admin.realm_id)
     path = f"{CLIENTS}/{client['client_id']}/secret/rotate"
@@ -198,6 +220,8 @@ def test_a_client_is_changed_in_part(each_world: World, admin: Person) -> None:
         ({"jwks": {"keys": [{"kty": "EC", "d": "x"}]}}, "/jwks"),
         ({"jwks_uri": "http://shop.example/jwks"}, "/jwks_uri"),
         ({"token_endpoint_auth_method": "none"}, "/token_endpoint_auth_method"),
+        ({"grant_types": ["password"] * 9}, "/grant_types"),
+        ({"jwks": {"keys": [{"kty": "EC"}] * 65}}, "/jwks"),
         ({"roles": ["realm-admin"]}, "/roles"),
         ({"client_secret": "x"}, "/client_secret"),
         ({"client_id": "x"}, "/client_id"),

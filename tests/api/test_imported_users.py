@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import bcrypt
@@ -61,6 +62,42 @@ def test_eight_first_sign_ins_at_once_are_eight_sign_ins(each_world: World, admi
         answers = list(threads.map(lambda _: nobody(each_world).post(TOKEN, json=known), range(8)))
     assert [answer.status_code for answer in answers] == [200] * 8
     assert stored(each_world, known).startswith("$argon2id$")
+
+
+def test_what_follows_the_part_that_was_hashed_does_not_become_the_password(
+    each_world: World, admin: Person
+) -> None:
+    password = "a phrase that goes on and on " * 3
+    known = imported(each_world, admin, hashed(password[:72]))
+    caller = nobody(each_world)
+    ok(caller.post(TOKEN, json=known | {"password": password[:72] + "TYPO"}))
+    ok(caller.post(TOKEN, json=known | {"password": password}))
+    assert stored(each_world, known).startswith("imported:")
+    ok(caller.post(TOKEN, json=known | {"password": password[:72]}))
+    assert stored(each_world, known).startswith("$argon2id$")
+
+
+@pytest.mark.parametrize("password", ["", "x" * 2_000])
+def test_an_empty_password_lets_nobody_in(each_world: World, admin: Person, password: str) -> None:
+    known = imported(each_world, admin, hashed(""))
+    refused(nobody(each_world).post(TOKEN, json=known | {"password": password}), 400, "invalid_grant")
+
+
+def test_dear_hashes_of_one_tenant_do_not_keep_the_others_waiting(each_world: World, admin: Person) -> None:
+    dear = imported(each_world, admin, f"pbkdf2:sha1:300000$salt${'ab' * 64}") | {"password": "ﬀ wrong"}
+    other = each_world.person()
+    with ThreadPoolExecutor(12) as threads:
+        guesses = [
+            threads.submit(lambda: nobody(each_world).post(TOKEN, json=dear).status_code) for _ in range(12)
+        ]
+        began, answers = time.monotonic(), []
+        while not all(guess.done() for guess in guesses) and len(answers) < 5:
+            answers.append(nobody(each_world).post(TOKEN, json=other.credentials()).status_code)
+        taken = time.monotonic() - began
+    assert answers
+    assert set(answers) == {200}, answers
+    assert taken < 5 * len(answers)
+    assert {guess.result() for guess in guesses} <= {400, 429, 503}
 
 
 def test_a_password_that_may_not_be_chosen_still_lets_in(each_world: World, admin: Person) -> None:

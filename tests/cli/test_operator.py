@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.api import World
 from tests.support.audit_log import logged
+from tests.support.changes import changed
 from tests.support.cli import qimem
 from tests.support.load import a_world
 from tests.support.server import Server, ok
@@ -44,6 +45,15 @@ def test_it_works_without_a_server_and_the_next_one_knows(tmp_path: Path) -> Non
     done = qimem("operator", "recover", "--data-dir", server.data, "-o", "json")
     assert done.code == 0
     with a_world(server) as world:
+        sign_in(world, done.json)
+
+
+def test_no_rule_of_the_realm_shuts_the_operators_out(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with a_world(server) as world:
+        ok(changed(world.operator, "/v1/auth/realms/system", {"password_min_length": 64}))
+        done = qimem("operator", "recover", "--data-dir", server.data, "--username", "rescue", "-o", "json")
+        assert (done.code, done.err) == (0, "")
         sign_in(world, done.json)
 
 

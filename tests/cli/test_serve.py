@@ -173,6 +173,14 @@ def test_stateless_leaves_nothing_behind(tmp_path: Path) -> None:
     path = Path(server.lines[0].removeprefix("credentials "))
     assert path.exists()
     assert not path.is_relative_to(tmp_path)
+    # It may serve other machines: only `qimem dev`, which does not, has no rules for passwords.
+    known = json.loads(path.read_text())
+    body = {name: known[name] for name in ("client_id", "client_secret", "realm_id", "username", "password")}
+    with server.client() as nobody:
+        token = nobody.post("/v1/auth/token", json=body).json()["access_token"]
+    with server.client(token) as client:
+        made = client.post("/v1/auth/realms", json={"id": "acme", "name": "Acme"})
+        assert made.json()["password_min_length"] == 8
     assert server.stop() == 0
     assert not path.parent.exists()
     assert {entry.name for entry in tmp_path.iterdir()} == {"log.txt"}

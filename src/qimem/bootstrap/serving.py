@@ -66,7 +66,12 @@ class Running:
 
 
 async def start(
-    settings: Settings, root_key: SecretBytes, address: str, clock: Clock | None = None
+    settings: Settings,
+    root_key: SecretBytes,
+    address: str,
+    clock: Clock | None = None,
+    *,
+    throw_away: bool = False,
 ) -> Running:
     """Open the installation and build its services.
 
@@ -75,6 +80,7 @@ async def start(
         root_key: Taken over; wiped when the installation is closed.
         address: `http://host:port` as bound; becomes the external URL at the first start without one.
         clock: By default the machine's.
+        throw_away: A server for tests, of which nothing is kept.
 
     Raises:
         Refused: no installation, another root key, another external URL than the stored one, or an audit log
@@ -84,7 +90,6 @@ async def start(
     try:
         instance = await own_instance(database, root_key)
         external_url = await _external_url(settings, database, instance, address)
-        throw_away = settings.database.mode == "stateless"
         root = RootKey(instance.instance_id, root_key)
         core = Core(database, root, clock or SystemClock(), external_url, throw_away=throw_away)
         log = await AuditLog.open(settings, core, instance)
@@ -94,6 +99,12 @@ async def start(
     cipher = CipherService(database, KEYS, core.keyring)
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
     app = create_app(ENDPOINTS, services, core.bearer, log.recorder, cors_origins=settings.web.cors_origins)
+    jobs = _begun(core, database, log)
+    return Running(app, core, cipher, jobs, log)
+
+
+def _begun(core: Core, database: OpenDatabase, log: AuditLog) -> JobRunner:
+    """What runs in the background, started."""
     holder = f"{os.uname().nodename}:{os.getpid()}:{token_text(6)}"
     jobs = JobRunner(database, JobRepository(), core.clock, holder, report_failed_job)
     sweep = ExpiredSweep(database, ExpiredRowsRepository(), core.clock)
@@ -113,7 +124,7 @@ async def start(
             Task(_SIGNING_KEYS_TASK, SIGNING_KEYS_LOOK_SECONDS, due.run),
         ]
     )
-    return Running(app, core, cipher, jobs, log)
+    return jobs
 
 
 async def _external_url(settings: Settings, database: OpenDatabase, instance: Instance, address: str) -> str:

@@ -25,18 +25,21 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from qimem.kernel.limits import (
+    IMPORTED_ARGON2_KIB_MAX,
     IMPORTED_ARGON2_LANES_MAX,
-    IMPORTED_ARGON2_PASSES_MAX,
     IMPORTED_BCRYPT_COST_MAX,
     IMPORTED_HASH_CHARS_MAX,
     IMPORTED_HASH_KIB_MAX,
     IMPORTED_PBKDF2_ROUNDS_MAX,
+    IMPORTED_TAG_BYTES_MAX,
 )
 
 Check = Callable[[bytes], bool]
 """Whether a password, as UTF-8, is the one that was hashed."""
 
 _BCRYPT_BYTES: Final = 72
+_BCRYPT_TAG_AT: Final = len("$2b$04$") + 22
+_BCRYPT_ALPHABET: Final = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _SCRYPT_BLOCK_BYTES: Final = 128
 _MEMORY_SPARE: Final = 1 << 20
 _ARGON2: Final = PasswordHasher()
@@ -62,9 +65,11 @@ def read(text: str) -> Check:
 
 def _argon2(match: re.Match[str]) -> Check:
     kib, passes, lanes = (int(match[name]) for name in ("memory", "passes", "lanes"))
-    _bound(kib <= IMPORTED_HASH_KIB_MAX and passes <= IMPORTED_ARGON2_PASSES_MAX)
+    _bound(kib <= IMPORTED_HASH_KIB_MAX and kib * passes <= IMPORTED_ARGON2_KIB_MAX)
     _bound(1 <= lanes <= IMPORTED_ARGON2_LANES_MAX and passes >= 1 and kib >= 8 * lanes)
     phc = match["phc"]
+    for part in phc.split("$")[-2:]:
+        _bytes(part)
 
     def check(password: bytes) -> bool:
         try:
@@ -77,7 +82,10 @@ def _argon2(match: re.Match[str]) -> Check:
 
 def _bcrypt(match: re.Match[str]) -> Check:
     _bound(int(match["cost"]) <= IMPORTED_BCRYPT_COST_MAX)
-    hashed, digests = match["hash"].encode(), match["digests"] is not None
+    digests = match["digests"] is not None
+    salt, tag = match["hash"][:_BCRYPT_TAG_AT], match["hash"][_BCRYPT_TAG_AT:]
+    # Some have written what the last characters do not use: two bits of 132, and two of 186.
+    hashed = (_without_spare(salt, 0b110000) + _without_spare(tag, 0b111100)).encode()
 
     def check(password: bytes) -> bool:
         if digests:
@@ -95,12 +103,13 @@ def _scrypt(match: re.Match[str]) -> Check:
     memory = _SCRYPT_BLOCK_BYTES * n * r
     # The time is that of all p blocks, one after another.
     _bound(n >= 2 and n & (n - 1) == 0 and r >= 1 and p >= 1 and memory * p <= IMPORTED_HASH_KIB_MAX * 1024)
+    # RFC 7914 §2: N is less than 2^(128 r / 8).
+    _bound(n.bit_length() - 1 < 16 * r)
     salt, wanted = _salt(match), _tag(match)
+    most = memory + _SCRYPT_BLOCK_BYTES * r * (p + 2) + _MEMORY_SPARE
 
     def check(password: bytes) -> bool:
-        made = hashlib.scrypt(
-            password, salt=salt, n=n, r=r, p=p, maxmem=2 * memory + _MEMORY_SPARE, dklen=len(wanted)
-        )
+        made = hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=most, dklen=len(wanted))
         return hmac.compare_digest(made, wanted)
 
     return check
@@ -108,14 +117,26 @@ def _scrypt(match: re.Match[str]) -> Check:
 
 def _pbkdf2(match: re.Match[str]) -> Check:
     rounds, algorithm = int(match["rounds"]), match["digest"] or "sha1"
-    _bound(1 <= rounds <= IMPORTED_PBKDF2_ROUNDS_MAX)
     salt, wanted = _salt(match), _tag(match)
+    # Each block of the tag takes all rounds anew.
+    blocks = -(-len(wanted) // hashlib.new(algorithm, usedforsecurity=False).digest_size)
+    _bound(rounds * blocks * (2 if algorithm == "sha512" else 1) <= IMPORTED_PBKDF2_ROUNDS_MAX)
 
     def check(password: bytes) -> bool:
         made = hashlib.pbkdf2_hmac(algorithm, password, salt, rounds, len(wanted))
         return hmac.compare_digest(made, wanted)
 
     return check
+
+
+def cuts_off(text: str, password: bytes) -> bool:
+    """Whether the hash is of the beginning of this password alone: bcrypt reads 72 bytes."""
+    return len(password) > _BCRYPT_BYTES and text.startswith(("$2", "bcrypt$"))
+
+
+def _without_spare(text: str, used: int) -> str:
+    """The text with the bits of its last character zero that nothing is made from."""
+    return text[:-1] + _BCRYPT_ALPHABET[_BCRYPT_ALPHABET.index(text[-1]) & used]
 
 
 def _bound(holds: bool) -> None:
@@ -132,7 +153,7 @@ def _salt(match: re.Match[str]) -> bytes:
 def _tag(match: re.Match[str]) -> bytes:
     named = match.groupdict()
     tag = bytes.fromhex(named["hex"]) if named.get("hex") is not None else _bytes(named["tag64"])
-    if not _TAG_BYTES_MIN <= len(tag) <= _TAG_BYTES_MAX:
+    if not _TAG_BYTES_MIN <= len(tag) <= IMPORTED_TAG_BYTES_MAX:
         raise HashRefused("the hash is too short or too long")
     return tag
 
@@ -147,7 +168,6 @@ def _bytes(text: str) -> bytes:
 
 
 _TAG_BYTES_MIN: Final = 16
-_TAG_BYTES_MAX: Final = 128
 
 _NUMBER = r"[1-9][0-9]{0,9}"
 _BASE64 = r"[A-Za-z0-9+/.]{1,200}={0,2}"
@@ -156,7 +176,7 @@ _TEXT_SALT = r"(?P<salt>[A-Za-z0-9+/=._-]{1,64})"
 _DIGEST = r"(?P<digest>sha1|sha256|sha512)"
 _ARGON2_TEXT = (
     rf"(?:argon2)?(?P<phc>\$argon2(?:id|i|d)\$v=19\$m=(?P<memory>{_NUMBER}),t=(?P<passes>{_NUMBER}),"
-    rf"p=(?P<lanes>{_NUMBER})\$[A-Za-z0-9+/]{{11,86}}\$[A-Za-z0-9+/]{{22,171}})"
+    rf"p=(?P<lanes>{_NUMBER})\$[A-Za-z0-9+/]{{11,86}}\$[A-Za-z0-9+/]{{22,86}})"
 )
 _BCRYPT_TEXT = (
     r"(?:bcrypt\$|(?P<digests>bcrypt_sha256\$))?"

@@ -80,7 +80,7 @@ def verify_password(phc: str, password: str, pepper: SecretBytes, typed: str | N
             _verify_imported(phc.removeprefix(_IMPORTED), password if typed is None else typed, password)
         else:
             _VERIFIER.verify(phc, _peppered(password, pepper))
-    except (VerificationError, InvalidHashError, UnicodeEncodeError, imported_hashes.HashRefused):
+    except (VerificationError, InvalidHashError, ValueError, imported_hashes.HashRefused):
         raise PasswordMismatch from None
 
 
@@ -92,9 +92,20 @@ def _verify_imported(text: str, typed: str, normalized: str) -> None:
     raise PasswordMismatch
 
 
-def is_outdated(phc: str, profile: PasswordProfile = OWASP_MINIMUM) -> bool:
-    """Whether a stored hash was imported, or made at another cost than is wanted now."""
-    return phc.startswith(_IMPORTED) or _hasher(profile).check_needs_rehash(phc)
+def is_imported(phc: str) -> bool:
+    """Whether another system made the hash."""
+    return phc.startswith(_IMPORTED)
+
+
+def is_outdated(phc: str, password: str, profile: PasswordProfile = OWASP_MINIMUM) -> bool:
+    """Whether a stored hash, of this password, should be replaced: imported, or of another cost than is wanted now.
+
+    Not where only the beginning of the password was hashed: what comes after it may be a slip, and must not count
+    from now on.
+    """
+    if is_imported(phc):
+        return not imported_hashes.cuts_off(phc.removeprefix(_IMPORTED), password.encode())
+    return _hasher(profile).check_needs_rehash(phc)
 
 
 def dummy_phc(profile: PasswordProfile = OWASP_MINIMUM) -> str:

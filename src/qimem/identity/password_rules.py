@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -48,9 +49,13 @@ def check_password(password: SecretText, rules: PasswordRules, *names: str | Non
     folded = normalized.casefold()
     if rules.refuse_common and folded in COMMON_PASSWORDS:
         raise _weak("on the list of common passwords")
-    if rules.refuse_common and any(name is not None and name.casefold() == folded for name in names):
+    if rules.refuse_common and any(name is not None and _folded(name) == folded for name in names):
         raise _weak("not the name or address of its owner")
     return normalized
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _weak(rule: str) -> Invalid:
@@ -86,5 +91,5 @@ class NewPasswords:
 
 
 async def default_rules(_: RealmId) -> PasswordRules:
-    """Those of realm `system` when it is made."""
+    """Those for a password that was generated, or is there before its realm."""
     return PasswordRules()

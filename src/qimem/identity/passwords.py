@@ -19,6 +19,7 @@ from qimem.crypto.passwords import (
     PasswordProfile,
     dummy_phc,
     hash_password,
+    is_imported,
     is_outdated,
     verify_password,
 )
@@ -26,12 +27,14 @@ from qimem.errors import Unavailable
 from qimem.identity.ports import PepperSource
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import (
+    IMPORTED_LANE_QUEUE_MAX,
+    IMPORTED_LANE_WIDTH,
     PASSWORD_CHARS_MAX,
     PASSWORD_LANE_QUEUE_MAX,
     PASSWORD_LANE_WAIT_SECONDS,
     PASSWORD_LANE_WIDTH,
 )
-from qimem.kernel.secret import SecretText
+from qimem.kernel.secret import SecretBytes, SecretText
 
 T = TypeVar("T")
 
@@ -62,10 +65,8 @@ class PasswordLane:
         self._peppers = peppers
         self._profile = profile
         self._dummy = dummy_phc(profile)
-        self._waiting = 0
-        self._threads = ThreadPoolExecutor(
-            PASSWORD_LANE_WIDTH, thread_name_prefix="password", initializer=_lower_priority
-        )
+        self._own = _Threads("password", PASSWORD_LANE_WIDTH, PASSWORD_LANE_QUEUE_MAX)
+        self._imported = _Threads("imported-password", IMPORTED_LANE_WIDTH, IMPORTED_LANE_QUEUE_MAX)
 
     async def hash(self, realm_id: RealmId, password: str) -> str:
         """PHC string of a normalized password, peppered with the realm's secret.
@@ -74,47 +75,76 @@ class PasswordLane:
             Unavailable: `overloaded`: too many passwords wait.
         """
         pepper = await self._peppers.pepper(realm_id)
-        return await self._run(lambda: hash_password(password, pepper, self._profile))
+        return await self._own.run(lambda: hash_password(password, pepper, self._profile))
 
-    def is_outdated(self, phc: str) -> bool:
-        """Whether a stored hash should be replaced now that its password is known."""
-        return is_outdated(phc, self._profile)
+    def is_outdated(self, phc: str, password: str) -> bool:
+        """Whether a stored hash should be replaced now that its normalized password is known."""
+        return is_outdated(phc, password, self._profile)
 
     async def verify(self, realm_id: RealmId, password: SecretText, phc: str | None) -> bool:
         """Whether the password matches; for an unknown user (no PHC) the same work, then false.
 
+        Beside a hash that was imported the same work is done as well: a cheap one must not show by its time.
+
         Raises:
             Unavailable: `overloaded`.
         """
-        normalized = normalize_password(password) or ""
-        typed = password.reveal() if normalized else ""
+        normalized = normalize_password(password)
         pepper = await self._peppers.pepper(realm_id)
-        against = phc or self._dummy
-
-        def check() -> bool:
-            try:
-                verify_password(against, normalized, pepper, typed)
-            except PasswordMismatch:
-                return False
-            return phc is not None
-
-        return await self._run(check)
+        imported = phc is not None and is_imported(phc)
+        # Nobody has chosen an empty password, and one that is too long was never looked at.
+        known = None if imported or not normalized else phc
+        matched = await self._own.run(_check(known or self._dummy, normalized or "", pepper))
+        if not imported or phc is None or not normalized:
+            return matched and known is not None
+        return await self._imported.run(_check(phc, normalized, pepper, password.reveal()))
 
     def close(self) -> None:
         """Let running hashes end and start no more."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._own.close()
+        self._imported.close()
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        if self._waiting >= PASSWORD_LANE_QUEUE_MAX:
+
+def _check(phc: str, normalized: str, pepper: SecretBytes, typed: str | None = None) -> Callable[[], bool]:
+    def check() -> bool:
+        try:
+            verify_password(phc, normalized, pepper, typed)
+        except PasswordMismatch:
+            return False
+        return True
+
+    return check
+
+
+class _Threads:
+    """A few threads behind a bounded queue."""
+
+    def __init__(self, name: str, width: int, waiting_max: int) -> None:
+        self._waiting = 0
+        self._waiting_max = waiting_max
+        self._threads = ThreadPoolExecutor(width, thread_name_prefix=name, initializer=_lower_priority)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        if self._waiting >= self._waiting_max:
             raise Unavailable("too many logins at once", code="overloaded")
         self._waiting += 1
+        loop = asyncio.get_running_loop()
+        submitted = self._threads.submit(work)
+        # Who gives up may leave work behind that has begun: it keeps its place until it is done.
+        submitted.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-            return await asyncio.wait_for(running, PASSWORD_LANE_WAIT_SECONDS)
+            answer = asyncio.shield(asyncio.wrap_future(submitted))
+            return await asyncio.wait_for(answer, PASSWORD_LANE_WAIT_SECONDS)
         except TimeoutError as error:
             raise Unavailable("too many logins at once", code="overloaded") from error
         finally:
-            self._waiting -= 1
+            submitted.cancel()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _done(self) -> None:
+        self._waiting -= 1
 
 
 def _lower_priority() -> None:

@@ -30,6 +30,7 @@ from qimem.kernel.limits import (
     TOTP_BYTES_MAX,
     TOTP_BYTES_MIN,
     TOTP_STEPS_KEPT_SECONDS,
+    TOTP_TEXT_CHARS_MAX,
 )
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Database, Tx
@@ -141,6 +142,8 @@ def from_base32(text: SecretText, pointer: str) -> SecretBytes:
     Raises:
         InvalidFields: not base32, or not of 80 to 1,024 bits.
     """
+    if len(text) > TOTP_TEXT_CHARS_MAX:
+        raise InvalidFields({pointer: "must have 80 to 1,024 bits"})
     plain = text.reveal().translate(_SEPARATORS).rstrip("=").upper()
     try:
         if _BASE32.fullmatch(plain) is None:

@@ -77,6 +77,9 @@ class UserService:
             Conflict: `already_exists`: the name is taken, in any spelling.
         """
         require_everywhere(ctx, Permission.USERS_CREATE)
+        if ctx.idempotency is None:
+            # Before the hash: what is refused must not cost one. A repetition gets the answer that it got.
+            await self._work.read(lambda tx: self._check_new(tx, ctx.actor, ctx.realm_id, new))
         insert = await self.creation(ctx.actor, ctx.realm_id, new)
         return await self._work.run(ctx, insert, User, object_id=lambda user: str(user.id))
 
@@ -165,7 +168,7 @@ class UserService:
             except UniqueViolation:
                 free = False
             if not free:
-                raise Conflict(f"user already exists: {wanted.username}", code="already_exists")
+                raise _taken(wanted.username)
             self._epochs.bump(tx, ctx.realm_id)
             ctx.draft.target = str(user_id)
             return shown(wanted)
@@ -288,8 +291,7 @@ class UserService:
         sealed = None if secret is None else await self._makers.factors.sealed(realm_id, user_id, secret)
 
         def insert(tx: Tx) -> User:
-            if self._epochs.at(tx, realm_id) is None:
-                raise realm_not_found(realm_id)
+            roles = self._check_new(tx, actor, realm_id, new)
             record = UserRecord(
                 realm_id=realm_id,
                 user_id=user_id,
@@ -297,16 +299,29 @@ class UserService:
                 username_key=username_key,
                 email=new.email,
                 enabled=True,
-                roles=self._roles.check(tx, actor, realm_id, new.roles),
+                roles=roles,
                 created_us=self._clock.now_us(),
             )
             if not self._store.insert(tx, record, phc):
-                raise Conflict(f"user already exists: {new.username}", code="already_exists")
+                raise _taken(new.username)
             if sealed is not None:
                 self._makers.factors.begin(tx, realm_id, user_id, sealed)
             return shown(record)
 
         return insert
+
+    def _check_new(self, tx: Tx, actor: Actor, realm_id: RealmId, new: NewUser) -> tuple[str, ...]:
+        """The roles, if realm and roles are there, may be given, and nobody has the name."""
+        if self._epochs.at(tx, realm_id) is None:
+            raise realm_not_found(realm_id)
+        roles = self._roles.check(tx, actor, realm_id, new.roles)
+        if self._store.find_by_username(tx, realm_id, canonical_username(new.username)) is not None:
+            raise _taken(new.username)
+        return roles
+
+
+def _taken(username: str) -> Conflict:
+    return Conflict(f"user already exists: {username}", code="already_exists")
 
 
 def check_other(

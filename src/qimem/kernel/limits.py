@@ -80,6 +80,7 @@ REDIRECT_URIS_MAX: Final = 32
 URI_CHARS_MAX: Final = 2_048
 SCOPE_CHARS_MAX: Final = 1_024
 CLIENT_METADATA_BYTES_MAX: Final = 64 * 1024
+JWKS_KEYS_MAX: Final = 64
 CLIENT_SECRET_OVERLAP_SECONDS_MAX: Final = 7 * 86_400
 """How long two secrets of a client may be good at once, while its instances take up the new one."""
 
@@ -91,6 +92,8 @@ TOTP_PENDING_SECONDS: Final = 600
 """How long a secret waits to be confirmed: whoever finds it later has not enrolled it."""
 TOTP_STEPS_KEPT_SECONDS: Final = 86_400
 """How long a used step is remembered: far longer than it could be good, whatever the clock does."""
+TOTP_TEXT_CHARS_MAX: Final = 512
+"""Of a shared secret in base32, with spaces and hyphens."""
 RECOVERY_CODES: Final = 10
 RECOVERY_CODE_BYTES: Final = 10
 RECOVERY_CODES_KEPT_SECONDS: Final = 100 * 365 * 86_400
@@ -117,10 +120,17 @@ PASSWORD_LANE_WAIT_SECONDS: Final = 5.0
 IMPORTED_HASH_CHARS_MAX: Final = 512
 IMPORTED_HASH_KIB_MAX: Final = 128 * 1024
 """Memory of Argon2; of scrypt, all its blocks together."""
-IMPORTED_ARGON2_PASSES_MAX: Final = 10
+IMPORTED_ARGON2_KIB_MAX: Final = 256 * 1024
+"""Memory times passes: 0.3 s on the reference machine."""
 IMPORTED_ARGON2_LANES_MAX: Final = 16
 IMPORTED_BCRYPT_COST_MAX: Final = 14
-IMPORTED_PBKDF2_ROUNDS_MAX: Final = 2_000_000
+"""1.1 s."""
+IMPORTED_PBKDF2_ROUNDS_MAX: Final = 1_500_000
+"""Of all blocks of the hash together, those of SHA-512 twice: 0.7 s."""
+IMPORTED_TAG_BYTES_MAX: Final = 64
+IMPORTED_LANE_WIDTH: Final = 1
+"""Apart from the others: however dear a hash of one tenant is, the users of the others sign in."""
+IMPORTED_LANE_QUEUE_MAX: Final = 8
 
 # Storage.
 GROUP_COMMIT_MAX: Final = 128

@@ -14,6 +14,7 @@ from qimem.errors import Unauthenticated
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.ids import ClientId, RealmId, is_realm_id, parse_uuid
 from qimem.kernel.limits import CACHED_REALMS_MAX
+from qimem.oauth.client_secret import secret_id
 from qimem.oauth.models import AccessClaims
 from qimem.oauth.ports import TokenSigner
 from qimem.oauth.standing import Standing
@@ -76,6 +77,8 @@ class AccessTokens:
         }
         if grant_id is not None:
             claims["grant_id"] = str(grant_id)
+        if standing.user is None and standing.client.secret_digest is not None:
+            claims["secret_id"] = secret_id(standing.client.secret_digest)
         if scope is not None:
             claims["scope"] = scope
         kid = await self._signer.active_kid(realm_id)
@@ -142,7 +145,7 @@ def _parsed(realm_id: RealmId, claims: dict[str, object]) -> AccessClaims:
         raise invalid_token()
     if not all(type(value) is int for value in times.values()):
         raise invalid_token()
-    scope = claims.get("scope")
+    scope, secret = claims.get("scope"), claims.get("secret_id")
     return AccessClaims(
         realm_id=realm_id,
         subject=str(text["sub"]),
@@ -152,4 +155,5 @@ def _parsed(realm_id: RealmId, claims: dict[str, object]) -> AccessClaims:
         scope=scope if isinstance(scope, str) else None,
         issued_at=int(str(times["iat"])),
         expires_at=int(str(times["exp"])),
+        secret_id=secret if isinstance(secret, str) else None,
     )

@@ -29,6 +29,7 @@ from qimem.kernel.limits import (
 )
 from qimem.kernel.transaction import Tx
 from qimem.oauth.access_token import AccessTokens, invalid_token
+from qimem.oauth.client_secret import living_secret_ids
 from qimem.oauth.models import AccessClaims
 from qimem.oauth.ports import GrantStore, TokenSigner
 from qimem.oauth.standing import StandingCheck
@@ -160,6 +161,10 @@ class BearerAuthenticator:
             return None
         standing = self._standing.load(tx, claims.realm_id, claims.client_id, user_id)
         if standing is None or self._grants.is_access_token_revoked(tx, claims.realm_id, claims.token_id):
+            return None
+        if user_id is None and claims.secret_id not in living_secret_ids(
+            standing.client, self._clock.now_us()
+        ):
             return None
         if claims.grant_id is not None:
             grant = self._grants.find(tx, claims.realm_id, claims.grant_id)

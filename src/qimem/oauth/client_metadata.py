@@ -17,6 +17,7 @@ from qimem.errors import InvalidFields
 from qimem.kernel.ids import display_name_fault
 from qimem.kernel.limits import (
     CLIENT_METADATA_BYTES_MAX,
+    JWKS_KEYS_MAX,
     REDIRECT_URIS_MAX,
     SCOPE_CHARS_MAX,
     URI_CHARS_MAX,
@@ -113,6 +114,8 @@ def _https_fault(uri: str) -> bool:
 
 def _check_jwks(jwks: dict[str, object]) -> None:
     keys = jwks.get("keys")
+    if isinstance(keys, list) and len(keys) > JWKS_KEYS_MAX:
+        raise InvalidFields({"/jwks": f"at most {JWKS_KEYS_MAX} keys"})
     if not isinstance(keys, list) or not all(
         isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys
     ):

@@ -89,3 +89,4 @@ class AccessClaims:
     scope: str | None
     issued_at: int
     expires_at: int
+    secret_id: str | None = None

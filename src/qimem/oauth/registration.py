@@ -129,6 +129,9 @@ def _grant_types(names: Sequence[str] | None, method: AuthMethod) -> tuple[str, 
     public = method is AuthMethod.NONE
     if names is None:
         return tuple(grant for grant in GrantType if not (public and grant is GrantType.CLIENT_CREDENTIALS))
+    # Each is judged inside a transaction, for which all others wait.
+    if len(names) > len(GrantType):
+        raise InvalidFields({"/grant_types": f"at most {len(GrantType)}"})
     for index, name in enumerate(names):
         if name not in tuple(GrantType):
             raise InvalidFields({f"/grant_types/{index}": f"one of {', '.join(GrantType)}"})

@@ -81,7 +81,7 @@ def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
     with runner() as loop:
         stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
         opened = loop.run(_open(plan, settings, url))
-        running = loop.run(start(settings, opened.root_key, url))
+        running = loop.run(start(settings, opened.root_key, url, throw_away=plan.throw_away))
 
         async def listening() -> None:
             serving = Serving(settings, url, opened.installed)

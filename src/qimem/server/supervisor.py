@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from qimem.kernel.limits import DRAIN_SECONDS, HEARTBEAT_MISSED_SECONDS, WORKER_START_SECONDS
 from qimem.kernel.refusal import Refused
@@ -83,9 +83,13 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._announced = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         """Spawn the workers."""
+        self._previous = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         for slot in self._slots:
             self._spawn(slot)
         return self
@@ -93,6 +97,8 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         """End the workers."""
         self._drain()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def run(self, order: Order, announce: Callable[[], None]) -> int:
         """Supervise until told to stop; the exit code of the process.
@@ -104,17 +110,11 @@ class Supervisor:
         Raises:
             Refused: a worker refused the first start, in its words.
         """
-        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while not self._stopping:
-                failed = self._turn(order, announce)
-                if failed is not None:
-                    return failed
-            return 0
-        finally:
-            self._drain()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        while not self._stopping:
+            failed = self._turn(order, announce)
+            if failed is not None:
+                return failed
+        return 0
 
     def _turn(self, order: Order, announce: Callable[[], None]) -> int | None:
         """One round; the exit code when the first start failed."""

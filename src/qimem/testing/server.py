@@ -123,7 +123,7 @@ def serve() -> Iterator[LocalServer]:
             opened = await initialise_in_memory(settings, AdminChoice())
             assert opened.installed is not None
             installed = opened.installed
-            running = await start(settings, opened.root_key, url, clock)
+            running = await start(settings, opened.root_key, url, clock, throw_away=True)
 
             async def listening() -> None:
                 ready.set_result(installed)

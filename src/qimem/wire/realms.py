@@ -23,7 +23,8 @@ class Realm(Response, frozen=True, kw_only=True):
     issuer: str
     enabled: bool = True
     created_at: str
-    password_min_length: int
+    # Answers that are kept for their repetition may be older than the field.
+    password_min_length: int = 8
 
 
 class CreateRoleRequest(Request, frozen=True, kw_only=True):

@@ -53,7 +53,8 @@ def test_a_hash_of_another_system_lets_in_its_password_alone(vector: dict[str, s
         ARGON2.replace("m=64", "m=٦٤"), f"pbkdf2_md5$1000${SALT}${TAG64}", f"pbkdf2_sha256$0${SALT}${TAG64}",
         f"pbkdf2_sha256$-1${SALT}${TAG64}", f"pbkdf2_sha256$1000$${TAG64}", f"pbkdf2_sha256$1000${SALT}$",
         f"pbkdf2_sha256$1000${SALT}$AAAA", f"scrypt$16${SALT}$8$1$", f"scrypt:1024:8:1${SALT}$abc",
-        f"$pbkdf2-sha256$1000$c2FsdHNhbHQ${'A' * 41}", "a" * 600,
+        f"$pbkdf2-sha256$1000$c2FsdHNhbHQ${'A' * 41}", "a" * 600, f"pbkdf2:sha256:1000${SALT}${'ab' * 65}",
+        "$argon2id$v=19$m=64,t=1,p=2$uDngw7tmEXjgn$GyK+zz5ruc65sOHZERei/i23KrFrFQH81mByMpXa2zI",
     ],
 )  # fmt: skip
 def test_what_is_no_hash_of_a_known_format_is_refused(text: str) -> None:
@@ -64,11 +65,11 @@ def test_what_is_no_hash_of_a_known_format_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        ARGON2.replace("m=64", "m=131073"), ARGON2.replace("t=1", "t=11"), ARGON2.replace("p=2", "p=17"),
+        ARGON2.replace("m=64", "m=131073"), ARGON2.replace("m=64,t=1", "m=65536,t=5"), ARGON2.replace("t=1", "t=4097"), ARGON2.replace("p=2", "p=17"),
         ARGON2.replace("m=64", "m=15"), BCRYPT.replace("$04$", "$15$"), BCRYPT.replace("$04$", "$31$"),
-        f"pbkdf2_sha256$2000001${SALT}${TAG64}", f"pbkdf2:sha512:9999999999${SALT}${TAG}",
+        f"pbkdf2_sha256$1500001${SALT}${TAG64}", f"pbkdf2:sha1:375001${SALT}${'ab' * 64}", f"pbkdf2:sha512:750001${SALT}${TAG}", f"pbkdf2:sha512:9999999999${SALT}${TAG}",
         f"scrypt:131072:8:2${SALT}${TAG}", f"scrypt:1048576:8:1${SALT}${TAG}", f"scrypt:1000:8:1${SALT}${TAG}",
-        f"scrypt:1:8:1${SALT}${TAG}", f"scrypt$16${SALT}$9999999999$1${TAG64}",
+        f"scrypt:1:8:1${SALT}${TAG}", f"$scrypt$ln=16,r=1,p=1$c2FsdHNhbHQ${TAG64[:-1]}", f"scrypt$16${SALT}$9999999999$1${TAG64}",
         f"$scrypt$ln=9999999999,r=8,p=1$c2FsdHNhbHQ${TAG64[:-1]}",
     ],
 )  # fmt: skip
@@ -80,8 +81,11 @@ def test_what_would_cost_a_login_too_much_is_refused(text: str) -> None:
 def test_the_dearest_that_is_taken_is_verified() -> None:
     for text in (
         f"scrypt:131072:8:1${SALT}${TAG}",
-        f"pbkdf2_sha1$2000000${SALT}${TAG64}",
-        ARGON2.replace("m=64,t=1", "m=131072,t=1"),
+        f"scrypt:16384:1:63${SALT}${TAG}",
+        f"scrypt:2:1000:500${SALT}${TAG}",
+        f"pbkdf2_sha1$750000${SALT}${TAG64}",
+        f"pbkdf2:sha512:750000${SALT}${'ab' * 64}",
+        ARGON2.replace("m=64,t=1", "m=131072,t=2"),
     ):
         assert not read(text)(b"a password")
 
@@ -102,10 +106,30 @@ def test_a_password_matches_as_it_was_typed_and_as_it_is_normalized() -> None:
         verify_password(stored, "cafe five", PEPPER, typed.replace("\u0301", ""))
 
 
+def test_bits_that_nothing_is_made_from_do_not_matter() -> None:
+    hashed = bcrypt.hashpw(b"a password", bcrypt.gensalt(4)).decode()
+    alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+    for at in (28, 59):
+        other = alphabet[alphabet.index(hashed[at]) | 1]
+        spelled = hashed[:at] + other + hashed[at + 1 :]
+        assert spelled != hashed
+        assert read(spelled)(b"a password")
+        assert not read(spelled)(b"another")
+
+
 def test_what_was_imported_or_made_at_another_cost_is_outdated() -> None:
     ours = hash_password("a password", PEPPER, TESTING)
-    assert not is_outdated(ours, TESTING)
-    assert is_outdated(ours)
-    assert is_outdated(import_hash(BCRYPT), TESTING)
+    assert not is_outdated(ours, "a password", TESTING)
+    assert is_outdated(ours, "a password")
+    assert is_outdated(import_hash(BCRYPT), "a password", TESTING)
     # The same text as ours, but without a pepper.
-    assert is_outdated(import_hash(ARGON2), TESTING)
+    assert is_outdated(import_hash(ARGON2), "a password", TESTING)
+
+
+def test_a_password_of_which_only_the_beginning_was_hashed_is_not_taken_for_the_whole() -> None:
+    for length, outdated in ((72, True), (73, False)):
+        for password in ("x" * length, "ä" * (length // 2) + "x" * (length % 2)):
+            assert is_outdated(import_hash(BCRYPT), password) is outdated
+            assert is_outdated(import_hash(f"bcrypt${BCRYPT}"), password) is outdated
+            assert is_outdated(import_hash(f"bcrypt_sha256${BCRYPT}"), password)
+            assert is_outdated(import_hash(ARGON2), password)

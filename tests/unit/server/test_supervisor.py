@@ -202,6 +202,15 @@ def test_workers_that_wait_for_their_order_end_when_there_will_be_none() -> None
     assert not any(map(alive, waiting))
 
 
+def test_a_signal_before_there_is_an_order_ends_in_order() -> None:
+    order = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")
+    before = signal.getsignal(signal.SIGTERM)
+    with Supervisor(1, command=TINY_WORKER) as supervisor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert supervisor.run(order, lambda: pytest.fail("nobody serves")) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_worker_that_ended_before_its_order_fails_the_start() -> None:
     before = children()
     order = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from qimem.errors import Invalid, Unavailable
@@ -59,15 +59,15 @@ class SignedIn:
 
     realm_id: RealmId
     user_id: UUID
-    phc: str
-    sealed: bytes | None
+    phc: str = field(repr=False)
+    sealed: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     user: UserRecord
-    phc: str
-    factor: SecondFactor | None
+    phc: str = field(repr=False)
+    factor: SecondFactor | None = field(repr=False)
 
 
 class LoginService:
@@ -166,8 +166,9 @@ class LoginService:
         state: LoginState = Started(realm_id)
         enabled = found is not None and found.user.enabled
         state = advance(state, UserLookedUp(user_id, enabled, attempt.locked))
-        phc = None if found is None or attempt.locked else found.phc
-        matched = await self._lane.verify(realm_id, shown.password, phc)
+        # Of a locked account the result counts for nothing; not to ask would show in the time where the hash is dear.
+        phc = None if found is None else found.phc
+        matched = await self._lane.verify(realm_id, shown.password, phc) and not attempt.locked
         factor = found.factor if found is not None else None
         state = advance(state, PasswordJudged(user_id, matched, second_factor=factor is not None))
         if not isinstance(state, Authenticated):
@@ -191,7 +192,7 @@ class LoginService:
             Unavailable: `overloaded`.
         """
         normalized = normalize_password(password)
-        if not self._lane.is_outdated(found.phc) or normalized is None:
+        if normalized is None or not self._lane.is_outdated(found.phc, normalized):
             return found
         user = found.user
         phc = await self._lane.hash(user.realm_id, normalized)

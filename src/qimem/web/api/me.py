@@ -107,6 +107,7 @@ ENDPOINTS = (
         conflicts=True,
         summary="Confirm the app",
         example={"code": "{pending_code}"},
+        counts_attempts=True,
     ),
     Endpoint(
         method="POST",
