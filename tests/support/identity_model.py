@@ -268,7 +268,12 @@ class Model:
             # Before anything is looked up: they know that they are there.
             self._other(at, self.subjects[subject])
         one = self._managed(at, subject)
-        return ("revoked", self._end_all(one)) if one.kind == "user" else ("rotated", one.number)
+        if one.kind == "user":
+            return ("revoked", self._end_all(one))
+        for token in self.tokens:
+            # A token of the client's own ends with the secret it was got with.
+            token.revoked |= token.subject == subject and token.grant is None
+        return ("rotated", one.number)
 
     def change_password(self, at: Caller, right: bool) -> Any:
         if at.subject.kind == "client":
