@@ -15,7 +15,6 @@ from qimem.kernel.limits import (
     CURSOR_CHARS_MAX,
     DISPLAY_NAME_CHARS_MAX,
     EMAIL_CHARS_MAX,
-    IMPORTED_HASH_CHARS_MAX,
     PAGE_DEFAULT,
     PAGE_MAX,
     PASSWORD_CHARS_MAX,
@@ -226,7 +225,6 @@ _AUTH: Final[dict[str, Note]] = {
     "CreateUserRequest.password_hash": _note(
         "In place of `password`: as another system stored it, of Argon2, bcrypt, scrypt or PBKDF2; replaced by one "
         "of ours at the first sign-in",
-        maxLength=IMPORTED_HASH_CHARS_MAX,
         format="password",
     ),
     "CreateUserRequest.roles": _note(f"{_ROLES}; may be empty", maxItems=ROLES_PER_SUBJECT_MAX),
