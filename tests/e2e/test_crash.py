@@ -92,7 +92,9 @@ def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_an_answer_before_the_commit_is_found_out(hasty: Server) -> None:
     findings = killed(hasty).run(10, until_found=True)
-    assert any(finding.startswith("lost") for finding in findings), findings
+    # A key that was acknowledged is gone after the end, or is not there yet for the next request about it.
+    signs = ("lost", "refused: (404, 'key_not_found')")
+    assert any(finding.startswith(signs) for finding in findings), findings
 
 
 def lose_a_worker(server: Server, replaced: Callable[[Server, int], None]) -> list[str]:
