@@ -8,10 +8,11 @@ import pytest
 
 from qimem.audit.intents import Intents
 from qimem.audit.ports import PendingIntent
-from qimem.audit.record import decoded
+from qimem.audit.record import decoded, id_of, line_of
 from qimem.audit.recorder import AuditRecorder
 from qimem.audit.refusals import RefusalCounts
 from qimem.errors import QimemError, Unavailable, audit_unavailable, storage_unavailable
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import ManualClock
 from qimem.kernel.transaction import Tx
 from tests.support.audit import a_draft
@@ -264,3 +265,10 @@ async def test_counts_wait_for_the_log(desk: Desk) -> None:
     desk.recorder.refuse("10.0.0.0", "keys.list", "invalid_token")
     desk.trail.writable = True
     assert sum((await counted(desk)).values()) == 4
+
+
+def test_the_id_of_a_line_is_that_of_its_record() -> None:
+    draft = AuditDraft("keys.encrypt", "request-1", "127.0.0.1")
+    draft.target = '"id":"another"'
+    line = line_of(draft, "0123456789abcdef01234567", 1, "ok")
+    assert id_of(line) == decoded(line).id == "0123456789abcdef01234567"
