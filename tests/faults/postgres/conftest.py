@@ -21,8 +21,8 @@ from tests.support.postgres_proxy import Proxy
 from tests.support.processes import eventually
 from tests.support.server import Server
 
-CONNECTIONS = 40
-"""More than two workers ever hold, few enough to be used up."""
+CONNECTIONS = 80
+"""More than the workers of all these servers ever hold, few enough to be used up."""
 BACK_SECONDS = 3.0
 NEEDS_NO_STORAGE = frozenset({"health"})
 
