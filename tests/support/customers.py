@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,23 +30,33 @@ class Lineage:
 
 @dataclass
 class Session:
-    """A login. `revoked` is what was acknowledged to be revoked; in doubt is what has no answer yet."""
+    """A login. `revoked` is what was acknowledged to be revoked; in doubt is what has no answer yet.
+
+    Args:
+        asked: When the refresh was begun, on the monotonic clock.
+    """
 
     pair: dict[str, str]
     spent: str | None = None
     revoked: str | None = None
     in_doubt: str | None = None
+    asked: float = 0
+
+
+SLOW_DISK = {"storage_unavailable", "audit_unavailable", "outcome_unknown"}
+"""The defined answers to a disk that takes longer than a second, as those of shared machines sometimes do."""
 
 
 @dataclass
 class Ledger:
-    """What one customer was told."""
+    """What one customer was told; `put_off` are the refusals that a slow disk alone explains."""
 
     lineages: list[Lineage] = field(default_factory=list)
     envelopes: list[tuple[str, str]] = field(default_factory=list)
     usernames: list[str] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    put_off: list[str] = field(default_factory=list)
     request_ids: set[str] = field(default_factory=set)
     cut_off: int = 0
 
@@ -92,7 +103,8 @@ class Customer:
         if reply.code == "overloaded":
             # A slow machine may turn passwords away; nothing was promised, and nothing is to be kept.
             return None
-        self.ledger.refusals.append(f"refused: {reply.short}")
+        slow = reply.status == 503 and reply.code in SLOW_DISK
+        (self.ledger.put_off if slow else self.ledger.refusals).append(f"refused: {reply.short}")
         return None
 
     def fresh(self) -> str:
@@ -130,7 +142,7 @@ class Customer:
 
     def refresh(self, wire: Wire) -> None:
         if (session := self._live_session()) is not None:
-            session.in_doubt = "refresh"
+            session.in_doubt, session.asked = "refresh", time.monotonic()
             told = self._told(wire.post(REFRESH, {"refresh_token": session.pair["refresh_token"]}))
             if told is not None:
                 session.spent, session.pair, session.in_doubt = session.pair["refresh_token"], told, None

@@ -19,12 +19,12 @@ GRACE_SECONDS = 9
 class Auditor:
     """Asks the server for all that a ledger holds; `findings` tells what is not so."""
 
-    def __init__(self, server: Server, person: Person, killed: float) -> None:
-        self.server, self.person, self.killed = server, person, killed
+    def __init__(self, server: Server, person: Person) -> None:
+        self.server, self.person = server, person
         self.findings: list[str] = []
 
     def examine(self, ledger: Ledger) -> None:
-        self.findings += ledger.refusals
+        self.findings += ledger.refusals + ledger.put_off
         with contextlib.closing(Wire(self.server.url, self.person.access_token)) as wire:
             for session in ledger.sessions:
                 # First of all, while those whose answer was lost may still ask again.
@@ -69,7 +69,9 @@ class Auditor:
         refresh = wire.post(REFRESH, {"refresh_token": session.pair["refresh_token"]})
         if session.in_doubt == "refresh":
             # Nobody knows whether it was spent; its owner gets a pair either way while the grace lasts.
-            allowed = {(200, None)} if time.monotonic() - self.killed < GRACE_SECONDS else {(200, None), gone}
+            allowed = (
+                {(200, None)} if time.monotonic() - session.asked < GRACE_SECONDS else {(200, None), gone}
+            )
             if access.status != 200 or refresh.short not in allowed:
                 self.findings.append(f"lost: an owner without an answer: {access.short} {refresh.short}")
         elif session.in_doubt == "revoke":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
@@ -14,7 +15,7 @@ from qimem.wire.audit import AuditRecord, KeyUse
 
 _encode: Final = msgspec.json.Encoder().encode
 _decoder: Final = msgspec.json.Decoder(AuditRecord)
-_ID: Final = b'"id":"'
+_ID: Final = re.compile(rb'"id":"([^"]*)"')
 
 
 def line_of(draft: AuditDraft, record_id: str, now_us: int, outcome: str) -> bytes:
@@ -61,10 +62,9 @@ def decoded(line: bytes) -> AuditRecord:
     return _decoder.decode(line)
 
 
-def id_of(line: bytes) -> str:
-    """The id of a record, without reading the rest of it: what stands before it has no quotes of its own."""
-    begins = line.find(_ID) + len(_ID)
-    return line[begins : line.find(b'"', begins)].decode()
+def ids_in(lines: bytes) -> set[str]:
+    """The ids of records, without reading the rest of them: no text in a record holds a bare quote."""
+    return {found.decode() for found in _ID.findall(lines)}
 
 
 def recovered(line: bytes) -> bytes:

@@ -165,13 +165,16 @@ class StreamState:
 
 
 def resume(state: StreamState, directory: StreamDirectory, visit: Callable[[bytes], None], since: int) -> int:
-    """Take up a stream where it ends.
+    """Take up a stream where it ends: read it from its head on, so that a long log delays no start.
+
+    What stands before the head was signed, and what is written now goes on from what was signed, never from what
+    is found there: changes of it stay as visible as they are.
 
     Args:
         state: Empty; afterwards where the stream is.
         directory: Its files.
-        visit: Called with each record of the segments that are read, perhaps more than once.
-        since: The segment to read from, if it is not one of the last two anyway.
+        visit: Called with each record behind the head, and with whole segments of them, unexamined, before it.
+        since: The segment from which on they are visited.
 
     Returns:
         How many bytes of a batch that was never finished stand behind the end.
@@ -181,16 +184,15 @@ def resume(state: StreamState, directory: StreamDirectory, visit: Callable[[byte
         OSError: it cannot be read.
     """
     numbers = directory.segments()
-    head = _known_head(state, directory, written=bool(numbers))
+    line, head = _known_head(state, directory, written=bool(numbers))
     if not numbers:
         return 0
-    # Also the last segment that is known of must be read, or a log that was cut back would be signed anew.
-    start = max(numbers[0], min(since, numbers[-2:][0], head.segment))
-    reader = _read(state, directory, numbers, start, head, visit)
-    while reader.reading.checkpoint is None and start > numbers[0]:
-        # The number of the last checkpoint is needed; after failures it can stand further back.
-        start -= 1
-        reader = _read(state, directory, numbers, start, head, visit)
+    reader = StreamReader(state.verifier, visit, head)
+    for number in numbers:
+        if number >= min(head.segment, since):
+            signed = _read(reader, directory, number, head, line)
+            if number >= since:
+                visit(signed)
     reading, checkpoint = reader.reading, reader.reading.checkpoint
     # The beginning of what is kept is what was signed, never what happens to be there.
     reading.first = numbers[0]
@@ -209,30 +211,29 @@ def resume(state: StreamState, directory: StreamDirectory, visit: Callable[[byte
     return reading.torn_bytes
 
 
-def _known_head(state: StreamState, directory: StreamDirectory, *, written: bool) -> Checkpoint:
+def _read(
+    reader: StreamReader, directory: StreamDirectory, number: int, head: Checkpoint, line: bytes
+) -> bytes:
+    """Read of a segment what stands behind the head; the bytes of it that stand before."""
+    data = read_segment(directory.path, number)
+    if number < head.segment:
+        return data
+    if number == head.segment:
+        return data[: reader.begin_behind(segment_name(number), data, line)]
+    reader.segment(segment_name(number), data)
+    return b""
+
+
+def _known_head(state: StreamState, directory: StreamDirectory, *, written: bool) -> tuple[bytes, Checkpoint]:
+    """The checkpoint that was put aside, as a line and what it says; number 0 before the first."""
     data = directory.head()
     if data is None:
         if written:
             raise Altered(directory.path.name, "its last checkpoint was put aside and is gone")
-        return Checkpoint(state.instance, state.name, 0, 0, 0, "", 1, "")
+        return b"", Checkpoint(state.instance, state.name, 0, 0, 0, "", 1, "")
     head = opened_checkpoint(f"the head of {directory.path.name}", data, state.verifier)
     if (head.instance, head.stream) != (state.instance, state.name):
         raise Altered(directory.path.name, "its head belongs to another log")
     if head.number > 0 and not written:
         raise Altered(directory.path.name, "the stream is gone")
-    return head
-
-
-def _read(
-    state: StreamState,
-    directory: StreamDirectory,
-    numbers: list[int],
-    start: int,
-    head: Checkpoint,
-    visit: Callable[[bytes], None],
-) -> StreamReader:
-    reader = StreamReader(state.verifier, visit, head)
-    for number in numbers:
-        if number >= start:
-            reader.segment(segment_name(number), read_segment(directory.path, number))
-    return reader
+    return data + b"\n", head

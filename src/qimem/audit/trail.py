@@ -326,8 +326,8 @@ async def open_trail(
     Args:
         state: Empty; where the stream is afterwards.
         directory: Its files, held by this process.
-        visit: Called with each record of its last two segments, and of those before them from `since` on.
-        since: A segment.
+        visit: See `resume`.
+        since: See `resume`.
         strict: See `AuditTrail`.
 
     Raises:

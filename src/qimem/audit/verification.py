@@ -110,22 +110,42 @@ class StreamReader:
         reading = self.reading
         if reading.torn_bytes:
             raise Altered(name, "the segment before it does not end with a whole batch")
-        # The last write before a power cut can be there in parts, with a hole between them.
-        length = data.find(b"\0")
-        content = data if length < 0 else data[:length]
-        filled = len(data.rstrip(b"\0"))
+        content, filled = _content(data)
         start = self._begin(name, content)
         if start == 0:
             # It is no segment yet: the stream still ends in the one before it.
             reading.torn_bytes = filled
             return
-        while start < len(content):
-            end = self._batch(name, content, start)
-            if end == 0:
-                break
-            start = end
-        reading.torn_bytes = max(0, filled - start)
-        reading.end = start
+        self._batches(name, content, start, filled)
+
+    def begin_behind(self, name: str, data: bytes, line: bytes) -> int:
+        """Read the segment of the head from the head on; its signature vouches for all that stands before it.
+
+        Args:
+            name: The segment's.
+            data: Its bytes.
+            line: The head as it stands there.
+
+        Returns:
+            Where the head stands.
+
+        Raises:
+            Altered: it is not there, or what comes behind it is not what was written.
+        """
+        reading, head = self.reading, self._head
+        content, filled = _content(data)
+        at = content.find(line)
+        if head is None or at < 0:
+            raise Altered(name, "the last checkpoint, which is known, is not there")
+        reading.instance, reading.stream, reading.segment = head.instance, head.stream, head.segment
+        reading.first, reading.checkpoint, self.met_head = head.first, head, True
+        reading.chain = Chain(_digest(name, head.chain), head.entries)
+        closing = reading.chain.close_batch(line, 1)
+        start = at + len(line)
+        if content[start : start + len(closing)] != closing:
+            raise Altered(f"{name} at byte {at}", "the batch is not what was written here")
+        self._batches(name, content, start + len(closing), filled)
+        return at
 
     def check_end(self) -> None:
         """Judge what was read as a whole: nothing is gone at its beginning or its end.
@@ -147,6 +167,15 @@ class StreamReader:
             raise Altered(
                 f"segment {head.segment}", f"checkpoint {head.number}, which is known, is not there"
             )
+
+    def _batches(self, name: str, content: bytes, start: int, filled: int) -> None:
+        while start < len(content):
+            end = self._batch(name, content, start)
+            if end == 0:
+                break
+            start = end
+        self.reading.torn_bytes = max(0, filled - start)
+        self.reading.end = start
 
     def _begin(self, name: str, content: bytes) -> int:
         """Take in the header; where the first batch begins, 0 when the header was never finished."""
@@ -220,6 +249,13 @@ class StreamReader:
             self.met_head = True
         reading.checkpoint = checkpoint
         reading.unanchored = 0
+
+
+def _content(data: bytes) -> tuple[bytes, int]:
+    """What was written from the front on, and how far anything was written at all."""
+    # The last write before a power cut can be there in parts, with a hole between them.
+    length = data.find(b"\0")
+    return data if length < 0 else data[:length], len(data.rstrip(b"\0"))
 
 
 def _digest(name: str, chain: str) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from qimem.audit.intents import Intents
 from qimem.audit.ports import PendingIntent
-from qimem.audit.record import decoded, id_of, line_of
+from qimem.audit.record import decoded, ids_in, line_of
 from qimem.audit.recorder import AuditRecorder
 from qimem.audit.refusals import RefusalCounts
 from qimem.errors import QimemError, Unavailable, audit_unavailable, storage_unavailable
@@ -267,8 +267,9 @@ async def test_counts_wait_for_the_log(desk: Desk) -> None:
     assert sum((await counted(desk)).values()) == 4
 
 
-def test_the_id_of_a_line_is_that_of_its_record() -> None:
+def test_the_ids_of_lines_are_those_of_their_records() -> None:
     draft = AuditDraft("keys.encrypt", "request-1", "127.0.0.1")
     draft.target = '"id":"another"'
-    line = line_of(draft, "0123456789abcdef01234567", 1, "ok")
-    assert id_of(line) == decoded(line).id == "0123456789abcdef01234567"
+    made = [f"{number:024x}" for number in range(3)]
+    lines = [line_of(draft, record_id, 1, "ok") for record_id in made]
+    assert ids_in(b"".join(lines)) == {decoded(line).id for line in lines} == set(made)

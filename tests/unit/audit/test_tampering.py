@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 from qimem.audit.events import AuditEvents, Wanted
 from qimem.audit.log import PublicKey, verify_log
-from qimem.audit.segment_file import StreamDirectory, heads_of, read_heads, segment_numbers
+from qimem.audit.record import ids_in
+from qimem.audit.segment import Checkpoint
+from qimem.audit.segment_file import StreamDirectory, heads_of, read_heads, segment_name, segment_numbers
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
-from qimem.audit.verification import Altered, StreamReader
+from qimem.audit.verification import Altered, StreamReader, opened_checkpoint
 from qimem.errors import Unavailable
 from qimem.kernel.clock import SystemClock
 from tests.unit.audit.logs import signer, verifier_of
@@ -25,21 +28,27 @@ RECORD = b'{"at":"2026-11-26T12:00:00.000000Z","event":"keys.encrypt","outcome":
 SIZE = 8 * 1024
 
 
-async def opened(log: Path, size: int = SIZE) -> tuple[StreamDirectory, AuditTrail]:
+def ignored(_lines: bytes) -> None:
+    pass
+
+
+async def opened(
+    log: Path, size: int = SIZE, visit: Callable[[bytes], None] = ignored, since: int = sys.maxsize
+) -> tuple[StreamDirectory, AuditTrail]:
     directory = StreamDirectory(log / "s1")
     state = StreamState("here", "s1", signer(), verifier_of(signer()), SystemClock(), segment_bytes=size)
     try:
-        return directory, await open_trail(state, directory, lambda _line: None)
+        return directory, await open_trail(state, directory, visit, since=since)
     except Altered:
         directory.close()
         raise
 
 
-def work(log: Path, records: int) -> None:
+def work(log: Path, records: int, visit: Callable[[bytes], None] = ignored, since: int = sys.maxsize) -> None:
     """A worker starts, writes and ends in order."""
 
     async def run() -> None:
-        directory, trail = await opened(log)
+        directory, trail = await opened(log, SIZE, visit, since)
         for number in range(records):
             await trail.append(RECORD % number)
         await trail.close()
@@ -97,6 +106,88 @@ def test_a_start_signs_nothing_that_was_changed(log: Path, deed: str) -> None:
         work(log, 1)
     assert faults(log)
     assert faults(log, anchors)
+
+
+def file_of_head(log: Path) -> Path:
+    """The segment that the head is about; the start reads from the head on."""
+    return log / "s1" / segment_name(_decoded_head(log).segment)
+
+
+def _decoded_head(log: Path) -> Checkpoint:
+    return opened_checkpoint("head", read_heads(heads_of(log))["s1"], None)
+
+
+def change(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def head_at(log: Path) -> int:
+    return file_of_head(log).read_bytes().index(read_heads(heads_of(log))["s1"])
+
+
+@pytest.mark.parametrize("place", ["in an earlier segment", "before the head", "the one between dropped"])
+def test_a_start_reads_from_the_head_on_and_hides_no_change_before_it(log: Path, place: str) -> None:
+    anchors = read_heads(heads_of(log))
+    last = _decoded_head(log).segment
+    if place == "the one between dropped":
+        drop(log, [last - 1])
+    else:
+        earlier = log / "s1" / segment_name(last - 1)
+        change(
+            *((earlier, 600) if place == "in an earlier segment" else (file_of_head(log), head_at(log) - 200))
+        )
+    work(log, 40)
+    assert _decoded_head(log).segment > last
+    assert faults(log)
+    assert faults(log, anchors)
+
+
+@pytest.mark.parametrize("part", ["its number", "its signature", "the line behind it"])
+def test_a_head_that_does_not_stand_as_it_was_put_aside_is_missed_by_a_start(log: Path, part: str) -> None:
+    head = read_heads(heads_of(log))["s1"]
+    offsets = {"its number": head.index(b'"number":') + 9, "its signature": len(head) - 20}
+    change(file_of_head(log), head_at(log) + offsets.get(part, len(head) + 20))
+    with pytest.raises(Altered):
+        work(log, 1)
+
+
+def killed_with(log: Path, records: int) -> None:
+    """A worker writes, and dies before it signs what it wrote."""
+
+    async def run() -> None:
+        directory, trail = await opened(log, 64 * 1024)
+        for number in range(records):
+            await trail.append(RECORD % (1000 + number))
+        await trail._writer.close()
+        directory.close()
+
+    asyncio.run(run())
+
+
+def test_a_batch_that_was_changed_behind_the_head_stops_a_start(log: Path) -> None:
+    killed_with(log, 20)
+    assert faults(log) == []
+    change(file_of_head(log), head_at(log) + len(read_heads(heads_of(log))["s1"]) + 400)
+    with pytest.raises(Altered):
+        work(log, 1)
+
+
+def test_a_start_shows_what_it_was_asked_for_and_all_that_is_not_signed(log: Path) -> None:
+    killed_with(log, 5)
+    seen: list[bytes] = []
+    work(log, 0, seen.append)
+    assert seen == [RECORD % (1000 + number) for number in range(5)]
+    assert _decoded_head(log).segment > 3
+    numbers = segment_numbers(log / "s1")
+    for since in (1, 2, numbers[-1]):
+        seen.clear()
+        work(log, 0, seen.append, since)
+        written = [(log / "s1" / segment_name(number)).read_bytes() for number in numbers if number >= since]
+        shown, kept = ids_in(b"".join(seen)), ids_in(b"".join(written))
+        assert shown == kept
+        assert len(kept) > 0
 
 
 def test_the_beginning_that_was_dropped_is_missed_by_an_older_anchor(tmp_path: Path) -> None:
