@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.support.api import Person
-from tests.support.customers import Customer, Ledger, under_load
+from tests.support.customers import SHARES_ITS_DISK, Customer, Ledger, under_load
 from tests.support.examination import Auditor, Records
 from tests.support.load import Chance, operator_of, tireless
 from tests.support.server import Server
@@ -19,9 +19,6 @@ from tests.support.volume import volume
 CUSTOMERS = 8
 READY_SECONDS = volume(2, share=5, least=10)
 """Promised are 2; the daily run shares its machine with other tests."""
-
-SHARES_ITS_DISK = volume(0, least=1) == 1
-"""The daily run may be put off by a slow disk, the acceptance run may not."""
 
 _ACKNOWLEDGED_LEAST = 10
 _PATIENCE_SECONDS = 10
