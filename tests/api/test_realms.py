@@ -31,6 +31,7 @@ def test_a_realm_is_answered_with_its_issuer(each_world: World) -> None:
         "enabled": True,
         "created_at": body["created_at"],
         "password_min_length": 8,
+        "allow_password_grant": True,
     }
     assert MOMENT.fullmatch(body["created_at"])
 

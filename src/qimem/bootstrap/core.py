@@ -144,7 +144,7 @@ class Core:
         clock, database, work = self.clock, self.database, self.unit_of_work(intents)
         roles = RoleAssignment(ROLES)
         users = UserService(work, database, USERS, roles, self.makers, clock)
-        clients = ClientAuthenticator(database, self.caches, CLIENTS, REALMS, clock)
+        clients = ClientAuthenticator(database, self.caches, CLIENTS, self.standing, clock)
         issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
         login, app_name = self.login, urlsplit(self.issuers.external_url).hostname or "qimem"
         provisioning = (RealmKeyProvisioning(KEYS, SIGNING_KEYS, self.keyring), BuiltInRoles(ROLES))

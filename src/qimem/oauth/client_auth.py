@@ -14,10 +14,10 @@ from qimem.kernel.epochs import RealmCaches
 from qimem.kernel.ids import ClientId, RealmId, is_client_id
 from qimem.kernel.limits import CACHED_REALMS_MAX
 from qimem.kernel.secret import SecretText
-from qimem.kernel.transaction import Database, Tx
+from qimem.kernel.transaction import Database
 from qimem.oauth.models import ClientRecord
 from qimem.oauth.ports import ClientStore
-from qimem.realms.ports import RealmStore
+from qimem.oauth.standing import StandingCheck
 
 BASIC = b"Basic "
 
@@ -37,13 +37,13 @@ class ClientAuthenticator:
         database: Database,
         caches: RealmCaches,
         clients: ClientStore,
-        realms: RealmStore,
+        standing: StandingCheck,
         clock: Clock,
     ) -> None:
         self._database = database
         self._caches = caches
         self._clients = clients
-        self._realms = realms
+        self._standing = standing
         self._clock = clock
         # A client id is random and belongs to one realm for ever, so only presence is remembered.
         self._realm_of: OrderedDict[str, RealmId] = OrderedDict()
@@ -68,7 +68,7 @@ class ClientAuthenticator:
         matches = hmac.compare_digest(stored or _NOBODY, presented)
         # Compared for everybody: who waits must not learn whether a client has two secrets.
         matches |= hmac.compare_digest(self._previous(client) or _NOBODY, presented)
-        if client is None or (realm_id is not None and realm_id != client.realm_id) or not client.enabled:
+        if client is None or (realm_id is not None and realm_id != client.realm_id):
             raise invalid_client()
         if stored is None and secret is None:
             return client
@@ -109,12 +109,7 @@ class ClientAuthenticator:
         if cache is None:
             return None
         found = cache.realm_id
-
-        def load(tx: Tx) -> ClientRecord | None:
-            realm = self._realms.find(tx, found)
-            return self._clients.find(tx, found, client_id) if realm is not None and realm.enabled else None
-
-        return await cache.get("client", client_id, load)
+        return await cache.get("client", client_id, lambda tx: self._standing.client(tx, found, client_id))
 
     async def _realm(self, client_id: str) -> RealmId | None:
         realm_id = self._realm_of.get(client_id)

@@ -7,7 +7,7 @@ keep their tokens (Keycloak CVE-2026-9798 and the incomplete fix after it).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from qimem.authz.permissions import compile_permissions
@@ -16,7 +16,7 @@ from qimem.identity.ports import RoleStore, UserStore
 from qimem.kernel.context import PermissionSet
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
-from qimem.oauth.models import ClientRecord
+from qimem.oauth.models import ClientRecord, GrantType
 from qimem.oauth.ports import ClientStore
 from qimem.realms.ports import RealmStore
 
@@ -53,11 +53,21 @@ class StandingCheck:
     users: UserStore
     roles: RoleStore
 
-    def load(self, tx: Tx, realm_id: RealmId, client_id: str, user_id: UUID | None) -> Standing | None:
-        """The standing, or None when realm, client or user is absent or disabled."""
+    def client(self, tx: Tx, realm_id: RealmId, client_id: str) -> ClientRecord | None:
+        """The client with the grant types its realm lets it use, or None when one of both is absent or disabled."""
         realm = self.realms.find(tx, realm_id)
         client = self.clients.find(tx, realm_id, client_id)
         if realm is None or not realm.enabled or client is None or not client.enabled:
+            return None
+        if realm.allow_password_grant:
+            return client
+        left = tuple(each for each in client.grant_types if each != GrantType.PASSWORD)
+        return replace(client, grant_types=left)
+
+    def load(self, tx: Tx, realm_id: RealmId, client_id: str, user_id: UUID | None) -> Standing | None:
+        """The standing, or None when realm, client or user is absent or disabled."""
+        client = self.client(tx, realm_id, client_id)
+        if client is None:
             return None
         if user_id is None:
             names = self.roles.permissions_of_client(tx, realm_id, client_id)

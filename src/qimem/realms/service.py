@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
@@ -15,11 +16,13 @@ from qimem.kernel.ids import SYSTEM_REALM, RealmId, display_name_fault, is_realm
 from qimem.kernel.limits import PASSWORD_CHARS_MIN, PASSWORD_MIN_LENGTH_MAX
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
-from qimem.realms.models import RealmRecord
+from qimem.realms.models import RealmRecord, RealmSettings
 from qimem.realms.ports import RealmProvisioning, RealmStore
 from qimem.wire.common import Deleted
 from qimem.wire.preconditions import Precondition
 from qimem.wire.realms import Realm
+
+_DEFAULTS: Final = RealmSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class RealmService:
         self._clock = clock
 
     async def create(
-        self, ctx: RequestContext, realm_id: str, name: str, password_min_length: int | None = None
+        self, ctx: RequestContext, realm_id: str, name: str, settings: RealmSettings = _DEFAULTS
     ) -> Realm:
         """Make a realm; an existing one is never overwritten.
 
@@ -68,28 +71,28 @@ class RealmService:
             ctx: The caller.
             realm_id: Never given before.
             name: For people.
-            password_min_length: 8 to 64; None for the default.
+            settings: Passwords of 8 to 64 characters.
 
         Raises:
             Forbidden: without `realms:create` in realm `system`.
-            InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, name empty or longer than 256, or no such length.
+            InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, name empty or longer than 256, or no such length;
+                or it would shut the operators out.
             Conflict: `already_exists`, also for the id of a deleted realm.
         """
         _require_platform(ctx, Permission.REALMS_CREATE)
-        insert = self.creation(realm_id, name, password_min_length)
+        insert = self.creation(realm_id, name, settings)
         return await self._work.run(ctx, insert, Realm, object_id=lambda realm: realm.id)
 
     def creation(
-        self, realm_id: str, name: str, password_min_length: int | None = None
+        self, realm_id: str, name: str, settings: RealmSettings = _DEFAULTS
     ) -> Callable[[Tx], Realm]:
         """The change itself, validated and with its keys made; for a transaction to run."""
         if not is_realm_id(realm_id):
             raise InvalidFields({"/id": "must match [a-z0-9][a-z0-9-]{0,62}"})
         _check_name(name)
-        length = self._terms.password_min_length if password_min_length is None else password_min_length
-        self._check_length(length)
         now_us = self._clock.now_us()
-        record = RealmRecord(RealmId(realm_id), name, True, now_us, length)
+        plain = RealmRecord(RealmId(realm_id), name, True, now_us, self._terms.password_min_length)
+        record = self._with(plain, settings)
         prepared = [part.prepare(record.realm_id, now_us) for part in self._provisioning]
 
         def insert(tx: Tx) -> Realm:
@@ -139,7 +142,7 @@ class RealmService:
         self,
         ctx: RequestContext,
         name: str | None,
-        password_min_length: int | None,
+        settings: RealmSettings,
         precondition: Precondition,
     ) -> Realm:
         """Give the realm another name or other rules; its id and issuer stay. None leaves what is.
@@ -153,18 +156,11 @@ class RealmService:
         require_everywhere(ctx, Permission.REALMS_UPDATE)
         if name is not None:
             _check_name(name)
-        if password_min_length is not None:
-            self._check_length(password_min_length)
+        self._check(ctx.realm_id, settings)
 
         def change(found: RealmRecord) -> RealmRecord:
             precondition.check(self._shown(found))
-            return replace(
-                found,
-                name=found.name if name is None else name,
-                password_min_length=found.password_min_length
-                if password_min_length is None
-                else password_min_length,
-            )
+            return self._with(found if name is None else replace(found, name=name), settings)
 
         return await self._change(ctx, change)
 
@@ -240,13 +236,20 @@ class RealmService:
             enabled=realm.enabled,
             created_at=rfc3339(realm.created_us),
             password_min_length=realm.password_min_length,
+            allow_password_grant=realm.allow_password_grant,
         )
 
-    def _check_length(self, password_min_length: int) -> None:
-        least = self._terms.password_min_length
-        if not least <= password_min_length <= PASSWORD_MIN_LENGTH_MAX:
-            allowed = f"must be {least} to {PASSWORD_MIN_LENGTH_MAX}"
-            raise InvalidFields({"/password_min_length": allowed})
+    def _with(self, realm: RealmRecord, settings: RealmSettings) -> RealmRecord:
+        self._check(realm.realm_id, settings)
+        said = {name: value for name, value in asdict(settings).items() if value is not None}
+        return replace(realm, **said)
+
+    def _check(self, realm_id: RealmId, settings: RealmSettings) -> None:
+        least, length = self._terms.password_min_length, settings.password_min_length
+        if length is not None and not least <= length <= PASSWORD_MIN_LENGTH_MAX:
+            raise InvalidFields({"/password_min_length": f"must be {least} to {PASSWORD_MIN_LENGTH_MAX}"})
+        if settings.allow_password_grant is False and realm_id == SYSTEM_REALM:
+            raise InvalidFields({"/allow_password_grant": "operators sign in with it"})
 
 
 def _require_platform(ctx: RequestContext, permission: Permission) -> None:

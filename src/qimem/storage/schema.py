@@ -89,6 +89,7 @@ realm = sa.Table(
     _time("created_us"),
     # Null for realms that were made before there was a choice.
     sa.Column("password_min_length", sa.Integer, nullable=True),
+    sa.Column("allow_password_grant", sa.Boolean, nullable=True),
     # An id is never given twice: the row of a deleted realm stays, and nothing else of it.
     _time("deleted_us", nullable=True),
 )

@@ -13,6 +13,7 @@ class CreateRealmRequest(Request, frozen=True, kw_only=True):
     id: str
     name: str
     password_min_length: int | None = None
+    allow_password_grant: bool | None = None
 
 
 class Realm(Response, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class Realm(Response, frozen=True, kw_only=True):
     created_at: str
     # Answers that are kept for their repetition may be older than the field.
     password_min_length: int = 8
+    allow_password_grant: bool = True
 
 
 class CreateRoleRequest(Request, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ class UpdateRealmRequest(Request, frozen=True, kw_only=True):
 
     name: str | msgspec.UnsetType = msgspec.UNSET
     password_min_length: int | msgspec.UnsetType = msgspec.UNSET
+    allow_password_grant: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ListRealmsQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -48,6 +48,7 @@ def add_realm(tx: Tx, name: str = "acme") -> None:
         created_us=1,
         deleted_us=None,
         password_min_length=8,
+        allow_password_grant=True,
     )
     tx.run(INSERT_EPOCH, realm_id=name)
 

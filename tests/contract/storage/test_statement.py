@@ -34,7 +34,14 @@ async def test_identifiers_and_bytes_come_back_as_they_went(database: OpenDataba
 async def test_booleans_are_booleans(database: OpenDatabase) -> None:
     values = {"realm_id": "acme", "name": "A", "created_us": 0}
     await database.write(
-        lambda tx: tx.run(INSERT_REALM, **values, enabled=False, deleted_us=None, password_min_length=8)
+        lambda tx: tx.run(
+            INSERT_REALM,
+            **values,
+            enabled=False,
+            deleted_us=None,
+            password_min_length=8,
+            allow_password_grant=None,
+        )
     )
     [row] = await database.read(lambda tx: tx.all(sql(sa.select(realm.c.enabled, realm.c.name))))
     assert row[0] is False
@@ -51,6 +58,7 @@ async def test_text_is_data_and_never_sql(database: OpenDatabase, text: str) -> 
             created_us=0,
             deleted_us=None,
             password_min_length=8,
+            allow_password_grant=None,
         )
     )
     found = sql(sa.select(realm.c.name).where(realm.c.name == sa.bindparam("name")))
@@ -183,6 +191,7 @@ async def test_one_statement_runs_for_many_rows(database: OpenDatabase) -> None:
             "created_us": n,
             "deleted_us": None,
             "password_min_length": 8,
+            "allow_password_grant": None,
         }
         for n in range(5)
     ]
@@ -195,7 +204,13 @@ async def test_a_missing_parameter_is_an_error_before_anything_is_sent(database:
     with pytest.raises(KeyError, match="created_us"):
         await database.write(
             lambda tx: tx.run(
-                INSERT_REALM, realm_id="acme", name="A", enabled=True, deleted_us=None, password_min_length=8
+                INSERT_REALM,
+                realm_id="acme",
+                name="A",
+                enabled=True,
+                deleted_us=None,
+                password_min_length=8,
+                allow_password_grant=None,
             )
         )
 

@@ -27,7 +27,7 @@ async def setting() -> Setting:
 @pytest.fixture
 async def door(setting: Setting) -> ClientAuthenticator:
     return ClientAuthenticator(
-        setting.database, setting.caches, setting.clients, setting.realms, setting.clock
+        setting.database, setting.caches, setting.clients, setting.standing, setting.clock
     )
 
 

@@ -144,6 +144,13 @@ async def test_a_grant_type_that_the_client_is_not_registered_for_is_refused(
         await desk.refused(established, "unauthorized_client", "grant type not allowed")
 
 
+async def test_no_password_opens_anything_where_the_realm_takes_none(desk: Desk) -> None:
+    # The endpoint has looked before: this one looks again, in the transaction of the effect.
+    desk.change(desk.realms, ACME, allow_password_grant=False)
+    await desk.refused(desk.for_ada(), "unauthorized_client", "grant type not allowed")
+    assert (await desk.issuer.issue(desk.for_itself())).access_token
+
+
 async def test_whoever_is_disabled_gets_nothing(desk: Desk) -> None:
     for table, key, still in (
         (desk.users, (ACME, ADA), True),

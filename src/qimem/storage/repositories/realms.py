@@ -21,6 +21,7 @@ _REALM = sa.select(
     realm.c.enabled,
     realm.c.created_us,
     sa.func.coalesce(realm.c.password_min_length, PASSWORD_CHARS_MIN),
+    sa.func.coalesce(realm.c.allow_password_grant, sa.true()),
 ).where(realm.c.deleted_us.is_(None))
 _FIND = sql(_REALM.where(realm.c.realm_id == sa.bindparam("realm_id")))
 _PAGE = sql(
@@ -36,6 +37,7 @@ _UPDATE = sql(
         name=sa.bindparam("to_name"),
         enabled=sa.bindparam("to_enabled"),
         password_min_length=sa.bindparam("to_password_min_length"),
+        allow_password_grant=sa.bindparam("to_allow_password_grant"),
     )
 )
 _KEKS = sql(
@@ -74,6 +76,7 @@ class RealmRepository:
             created_us=record.created_us,
             deleted_us=None,
             password_min_length=record.password_min_length,
+            allow_password_grant=record.allow_password_grant,
         )
         if added is not None:
             tx.run(_INSERT_EPOCH, realm_id=record.realm_id, n=1)
@@ -96,6 +99,7 @@ class RealmRepository:
             to_name=record.name,
             to_enabled=record.enabled,
             to_password_min_length=record.password_min_length,
+            to_allow_password_grant=record.allow_password_grant,
         )
 
     def destroy(self, tx: Tx, realm_id: RealmId, now_us: int) -> None:

@@ -6,6 +6,7 @@ from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
 from qimem.kernel.ids import is_realm_id
+from qimem.realms.models import RealmSettings
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.pages import next_cursor, page_limit, position
 from qimem.wire.common import Deleted, EmptyRequest, Page, given
@@ -21,7 +22,8 @@ from qimem.wire.realms import (
 async def create_realm(call: Call[CreateRealmRequest, None]) -> Realm:
     """Make a realm."""
     body = call.body
-    return await call.services.realms.create(call.context, body.id, body.name, body.password_min_length)
+    settings = RealmSettings(body.password_min_length, body.allow_password_grant)
+    return await call.services.realms.create(call.context, body.id, body.name, settings)
 
 
 async def list_realms(call: Call[None, ListRealmsQuery]) -> Page[Realm]:
@@ -40,9 +42,9 @@ async def get_realm(call: Call[None, None]) -> Realm:
 
 async def update_realm(call: Call[UpdateRealmRequest, None]) -> Realm:
     """Change a realm's name and rules; its id and issuer stay."""
-    return await call.services.realms.update(
-        call.context, given(call.body.name), given(call.body.password_min_length), call.precondition
-    )
+    body = call.body
+    settings = RealmSettings(given(body.password_min_length), given(body.allow_password_grant))
+    return await call.services.realms.update(call.context, given(body.name), settings, call.precondition)
 
 
 async def disable_realm(call: Call[EmptyRequest, None]) -> Realm:

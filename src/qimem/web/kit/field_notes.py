@@ -52,6 +52,7 @@ _PASSWORD = _note(
 _PASSWORD_MIN_LENGTH = _note(
     "Characters of a new password, at least", minimum=PASSWORD_CHARS_MIN, maximum=PASSWORD_MIN_LENGTH_MAX
 )
+_PASSWORD_GRANT = _note("Whether applications may take their users' passwords for tokens")
 _ALGORITHM = "`aes256_gcm` or `chacha20_poly1305`"
 _ROLES = "Names of roles of the realm"
 
@@ -136,6 +137,9 @@ _AUTH: Final[dict[str, Note]] = {
     "CreateRealmRequest.name": _note("For people to read", minLength=1, maxLength=DISPLAY_NAME_CHARS_MAX),
     "CreateRealmRequest.password_min_length": _PASSWORD_MIN_LENGTH,
     "UpdateRealmRequest.password_min_length": _PASSWORD_MIN_LENGTH,
+    "CreateRealmRequest.allow_password_grant": _PASSWORD_GRANT,
+    "UpdateRealmRequest.allow_password_grant": _PASSWORD_GRANT,
+    "Realm.allow_password_grant": _PASSWORD_GRANT,
     "Realm.password_min_length": _note("Characters of a new password, at least"),
     "Realm.id": _note("As chosen"),
     "Realm.name": _note("For people to read"),
