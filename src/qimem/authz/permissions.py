@@ -99,7 +99,7 @@ def parse(name: str) -> str:
             the application's own.
     """
     if len(name) > PERMISSION_CHARS_MAX or _APPLICATION.fullmatch(name) is None or "*" in name:
-        raise Invalid(f"not a permission: {name[:PERMISSION_CHARS_MAX]}", code="invalid_field")
+        raise Invalid(f"not a permission: {name[:PERMISSION_CHARS_MAX]}")
     resource, _, rest = name.partition(":")
     # Case and trailing separators must not make a reserved name look like an application's own.
     if resource.lower() not in PLATFORM_RESOURCES:
@@ -107,12 +107,12 @@ def parse(name: str) -> str:
     action, _, scope = rest.partition(":")
     base = f"{resource}:{action}"
     if base not in _ALL or _WORD.fullmatch(action) is None:
-        raise Invalid(f"unknown permission: {name}", code="invalid_field")
+        raise Invalid(f"unknown permission: {name}")
     if name == base:
         return base
     lineage = parse_uuid(scope) if base in SCOPABLE else None
     if lineage is None:
-        raise Invalid(f"unknown permission: {name}", code="invalid_field")
+        raise Invalid(f"unknown permission: {name}")
     return f"{base}:{lineage}"
 
 

@@ -66,8 +66,9 @@ def test_a_scope_covers_its_own_lineage_alone() -> None:
 
 
 def test_a_scope_is_not_enough_for_what_concerns_no_one_key() -> None:
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden) as caught:
         require_everywhere(asking(f"keys:encrypt:{A}"), ENCRYPT)
+    assert (caught.value.permission, caught.value.resource) == ("keys:encrypt", None)
     require_everywhere(asking("keys:encrypt"), ENCRYPT)
 
 

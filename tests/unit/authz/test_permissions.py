@@ -212,6 +212,23 @@ def test_scopes_are_collected_and_do_not_widen() -> None:
     assert held.scoped == {"keys:encrypt": {LINEAGE, OTHER}, "keys:decrypt": {OTHER}}
 
 
+@pytest.mark.parametrize(
+    ("wildcard", "beside", "means"),
+    [
+        ("*", set(NAMES), set(NAMES)),
+        ("platform:*", {"keys:encrypt"}, set(NAMES) - SCOPABLE - {"keys:create"} | {"keys:encrypt"}),
+        ("realm:*", {"realms:create", "realms:manage"}, set(NAMES)),
+    ],
+)
+def test_a_wildcard_takes_nothing_from_what_stands_beside_it(
+    wildcard: str, beside: set[str], means: set[str]
+) -> None:
+    # A set has no order: some of them come before the wildcard, some behind it.
+    for number in range(20):
+        held = compile_permissions(frozenset({wildcard, *beside, f"application:{number}"}))
+        assert held.everywhere == means
+
+
 def test_only_realm_system_has_the_wildcard_of_operators() -> None:
     assert BUILT_IN_ROLES == {"operator": "*", "platform-admin": "platform:*", "realm-admin": "realm:*"}
     assert SCOPABLE == {"keys:decrypt", "keys:encrypt", "keys:manage", "keys:read", "keys:rotate"}
