@@ -16,7 +16,8 @@ from qimem.kernel.unit_of_work import IdempotencyRow, Slot
 
 T = TypeVar("T")
 
-NO_TX = cast("Tx", None)
+NO_TX = cast("Tx", object())
+"""What stands for a transaction here."""
 
 
 @dataclass
@@ -24,6 +25,11 @@ class Table:
     """Rows that a transaction can undo."""
 
     rows: dict[Any, Any] = field(default_factory=dict)
+
+    def seen(self, tx: Tx) -> dict[Any, Any]:
+        """The rows, for who asks inside a transaction."""
+        assert tx is NO_TX, "asked outside of the transaction"
+        return self.rows
 
 
 class FakeDatabase:

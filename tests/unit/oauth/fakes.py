@@ -43,7 +43,7 @@ class FakeRealms(Table):
         return True
 
     def find(self, tx: Tx, realm_id: RealmId) -> RealmRecord | None:
-        return self.rows.get(realm_id)
+        return self.seen(tx).get(realm_id)
 
 
 class FakeUsers(Table):
@@ -56,7 +56,7 @@ class FakeUsers(Table):
         return True
 
     def find(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> UserRecord | None:
-        return self.rows.get((realm_id, user_id), (None, ""))[0]
+        return self.seen(tx).get((realm_id, user_id), (None, ""))[0]
 
     def find_by_username(self, tx: Tx, realm_id: RealmId, username_key: str) -> tuple[UserRecord, str] | None:
         for (realm, _), row in self.rows.items():
@@ -72,10 +72,10 @@ class FakeClients(Table):
         self.rows[client.realm_id, client.client_id] = client
 
     def find(self, tx: Tx, realm_id: RealmId, client_id: str) -> ClientRecord | None:
-        return self.rows.get((realm_id, client_id))
+        return self.seen(tx).get((realm_id, client_id))
 
     def find_realm(self, tx: Tx, client_id: str) -> RealmId | None:
-        return next((realm for realm, known in self.rows if known == client_id), None)
+        return next((realm for realm, known in self.seen(tx) if known == client_id), None)
 
 
 class FakeRoles(Table):
@@ -93,7 +93,8 @@ class FakeRoles(Table):
         return True
 
     def find_many(self, tx: Tx, realm_id: RealmId, names: Sequence[str]) -> Sequence[RoleRecord]:
-        return [self.rows[realm_id, name] for name in names if (realm_id, name) in self.rows]
+        rows = self.seen(tx)
+        return [rows[realm_id, name] for name in names if (realm_id, name) in rows]
 
     def permissions_of_user(self, tx: Tx, realm_id: RealmId, user_id: UUID) -> frozenset[str]:
         user = self._users.find(tx, realm_id, user_id)
@@ -118,7 +119,7 @@ class FakeGrants(Table):
         self.rows[grant.realm_id, grant.grant_id] = grant
 
     def find(self, tx: Tx, realm_id: RealmId, grant_id: UUID) -> GrantRecord | None:
-        return self.rows.get((realm_id, grant_id))
+        return self.seen(tx).get((realm_id, grant_id))
 
     def rotate(
         self, tx: Tx, realm_id: RealmId, grant_id: UUID, *, presented: int, now_us: int, by_client: bool
@@ -143,6 +144,7 @@ class FakeGrants(Table):
         return not known
 
     def is_access_token_revoked(self, tx: Tx, realm_id: RealmId, token_id: str) -> bool:
+        self.seen(tx)
         return (realm_id, token_id) in self.dead
 
 

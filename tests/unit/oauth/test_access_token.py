@@ -12,7 +12,7 @@ from qimem.errors import Unauthenticated
 from qimem.kernel.clock import MICROSECONDS
 from qimem.kernel.limits import BEARER_CHARS_MAX
 from qimem.oauth.access_token import AccessTokens, Issuers, invalid_token
-from tests.support.oauth import b64, taken_apart
+from tests.support.oauth import b64, taken_apart, unb64
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, URL, FakeKeys, Setting
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +71,24 @@ async def test_a_client_for_itself_is_its_own_subject(setting: Setting) -> None:
     assert claims["sub"] == claims["client_id"] == APP
     assert (claims["roles"], claims["permissions"]) == (["robot"], ["keys:encrypt"])
     assert not claims.keys() & {"grant_id", "scope"}
+
+
+async def test_a_token_is_written_without_a_wasted_byte(setting: Setting) -> None:
+    payload = unb64((await setting.access_token(grant_id=GRANT)).split(".")[1])
+    assert payload == json.dumps(json.loads(payload), separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [("read write", "read write"), ("", ""), (None, None), (1, None), (["read"], None)],
+    ids=str,
+)
+@pytest.mark.parametrize("claim", ["scope", "secret_id"])
+async def test_an_optional_claim_is_a_text_or_nothing(
+    setting: Setting, claim: str, said: object, read: str | None
+) -> None:
+    claims = (await genuine(setting)) | {claim: said}
+    assert getattr((await setting.access_tokens.verify(await signed(setting, claims)))[0], claim) == read
 
 
 async def test_a_fraction_of_a_second_is_cut_off(setting: Setting) -> None:

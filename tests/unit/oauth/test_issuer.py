@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from qimem.errors import Invalid, storage_unavailable
+from qimem.crypto.mac import digest
+from qimem.errors import Conflict, Invalid, storage_unavailable
+from qimem.identity.models import RoleRecord
+from qimem.kernel.limits import BEARER_CHARS_MAX
 from qimem.kernel.transaction import Tx
 from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
 from qimem.oauth.models import GrantRecord, GrantType
 from qimem.oauth.refresh_token import make_refresh_token
 from tests.support.audit import a_draft
 from tests.support.oauth import taken_apart
-from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_grant
+from tests.unit.kernel.fakes import NO_TX
+from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_client, a_grant
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +137,108 @@ async def test_the_scope_of_the_grant_counts_once_it_is_written(desk: Desk) -> N
 
     answer = await desk.issuer.issue(desk.for_ada(write_grant=keeps_its_scope))
     assert answer.scope == taken_apart(answer.access_token)[1]["scope"] == "read"
+
+
+async def test_the_record_names_who_got_which_token_of_which_grant(desk: Desk) -> None:
+    asked = desk.for_ada()
+    claims = taken_apart((await desk.issuer.issue(asked)).access_token)[1]
+    draft = asked.draft
+    assert (draft.realm_id, draft.subject, draft.client_id) == (ACME, str(ADA), APP)
+    assert draft.token_id == claims["jti"]
+    assert UUID(draft.token_id).version == 4
+    assert draft.target == str(desk.grant.grant_id)
+    asked = desk.for_itself(draft=a_draft())
+    claims = taken_apart((await desk.issuer.issue(asked)).access_token)[1]
+    draft = asked.draft
+    assert (draft.subject, draft.client_id, draft.target) == (APP, APP, a_draft().target)
+    assert draft.token_id == claims["jti"]
+
+
+async def test_who_is_refused_after_the_proof_has_a_record_and_no_token(desk: Desk) -> None:
+    asked = desk.for_ada(scope="delete")
+    await desk.refused(asked, "invalid_scope", "scope exceeds what the client is registered for")
+    assert (asked.draft.realm_id, asked.draft.subject, asked.draft.client_id) == (ACME, str(ADA), APP)
+    assert asked.draft.token_id == a_draft().token_id
+
+
+async def test_no_two_tokens_have_one_id(desk: Desk) -> None:
+    tokens = [(await desk.issuer.issue(desk.for_itself())).access_token for _ in range(2)]
+    assert len({taken_apart(token)[1]["jti"] for token in tokens}) == 2
+
+
+async def test_the_grant_is_written_in_the_transaction(desk: Desk) -> None:
+    seen = []
+
+    def write(tx: Tx, scope: str | None) -> GrantRecord:
+        seen.append(tx)
+        return a_grant()
+
+    await desk.issuer.issue(desk.for_ada(write_grant=write))
+    assert seen == [NO_TX]
+
+
+OLD, NEW, OTHER_SECRET = digest(b"old"), digest(b"new"), digest(b"other")
+
+
+@pytest.mark.parametrize(
+    ("shown", "now", "left_us", "stands"),
+    [
+        # What the client may have shown, what is taken now and how long the one before still is.
+        ((NEW, None), (NEW, None), None, True),
+        ((OLD, None), (NEW, None), None, False),
+        ((OLD, None), (NEW, OLD), 1, True),
+        ((OLD, None), (NEW, OLD), 0, False),
+        ((OLD, None), (NEW, OLD), -1, False),
+        ((OLD, None), (NEW, OLD), None, False),
+        ((NEW, OLD), (NEW, OLD), 0, True),
+        ((OTHER_SECRET, OLD), (NEW, OLD), 1, True),
+        ((OTHER_SECRET, OLD), (NEW, OLD), 0, False),
+        ((OTHER_SECRET, None), (NEW, OLD), 1, False),
+        ((OTHER_SECRET, None), (NEW, None), 1, False),
+        ((None, None), (None, None), None, True),
+        ((None, None), (NEW, None), None, False),
+        ((NEW, None), (None, None), None, False),
+        ((OLD, None), (None, OLD), 1, True),
+    ],
+)
+async def test_a_secret_that_was_taken_away_meanwhile_gets_nothing(
+    desk: Desk, shown: tuple, now: tuple, left_us: int | None, stands: bool
+) -> None:
+    judged = a_client(secret_digest=shown[0], previous_digest=shown[1])
+    until_us = None if left_us is None else desk.clock.now_us() + left_us
+    desk.change(
+        desk.clients,
+        (ACME, APP),
+        secret_digest=now[0],
+        previous_digest=now[1],
+        previous_until_us=until_us,
+    )
+    for asked in (desk.for_ada(judged=judged), desk.for_itself(judged=judged)):
+        if stands:
+            await desk.issuer.issue(asked)
+            desk.written.clear()
+            desk.grants.rows.clear()
+        else:
+            await desk.refused(asked, "invalid_grant", "invalid credentials")
+
+
+async def test_a_token_that_no_server_would_take_is_not_issued(desk: Desk) -> None:
+    # Base64 makes four characters of three; the rest is for the other claims.
+    room = -(-(BEARER_CHARS_MAX - 5 * 1024 + 1) * 3 // 4) - 1
+    desk.roles.rows[ACME, "clerk"] = of_length(room)
+    answer = await desk.issuer.issue(desk.for_ada())
+    assert BEARER_CHARS_MAX - 5 * 1024 < len(answer.access_token) < BEARER_CHARS_MAX
+    desk.roles.rows[ACME, "clerk"] = of_length(room + 1)
+    with pytest.raises(Conflict) as caught:
+        await desk.issuer.issue(desk.for_ada())
+    assert caught.value.message == "the roles carry more permissions than fit into a token"
+    assert caught.value.hint == "give this subject fewer roles"
+
+
+def of_length(length: int) -> RoleRecord:
+    """A role whose name and permission take so many characters in a token."""
+    permission = "x" * (length - len(json.dumps(["clerk", ""])))
+    return RoleRecord(ACME, "clerk", (permission,), built_in=False, created_us=0)
 
 
 @pytest.mark.parametrize("grant_type", list(GrantType))

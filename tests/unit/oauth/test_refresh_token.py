@@ -32,6 +32,22 @@ async def test_a_token_says_what_it_was_made_of(keys: FakeKeys) -> None:
     assert await is_genuine(keys, parsed, APP)
 
 
+async def test_the_tag_covers_a_purpose_and_every_part_with_its_length() -> None:
+    # Tokens that are out were tagged over exactly these bytes.
+    realm, client = RealmId("a" * 63), ClientId("c" * 128)
+    seen: list[bytes] = []
+
+    class Spy(FakeKeys):
+        async def tag(self, realm_id: RealmId, data: bytes) -> bytes:
+            seen.append(data)
+            return await super().tag(realm_id, data)
+
+    await make_refresh_token(Spy(realm), realm, GRANT, 7, client)
+    lengths = len(realm).to_bytes(2, "big"), len(client).to_bytes(2, "big")
+    parts = b"qimem refresh token v1\0", lengths[0], realm.encode(), lengths[1], client.encode(), GRANT.bytes
+    assert seen == [b"".join(parts) + (7).to_bytes(4, "big")]
+
+
 async def test_the_same_generation_has_the_same_token(keys: FakeKeys) -> None:
     one, two = [await make_refresh_token(keys, ACME, GRANT, 7, APP) for _ in range(2)]
     assert one == two
