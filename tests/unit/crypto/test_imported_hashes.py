@@ -133,3 +133,35 @@ def test_a_password_of_which_only_the_beginning_was_hashed_is_not_taken_for_the_
             assert is_outdated(import_hash(f"bcrypt${BCRYPT}"), password) is outdated
             assert is_outdated(import_hash(f"bcrypt_sha256${BCRYPT}"), password)
             assert is_outdated(import_hash(ARGON2), password)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ARGON2.replace("p=2", "p=16").replace("m=64", "m=128"),
+        ARGON2.replace("m=64", "m=16"),
+        BCRYPT.replace("$04$", "$14$"),
+        f"pbkdf2_sha256$1500000${SALT}${TAG64}",
+        f"pbkdf2:sha256:1000${SALT}${'ab' * 16}",
+        f"pbkdf2:sha256:1000${SALT}${'ab' * 64}",
+    ],
+)
+def test_each_limit_itself_is_taken(text: str) -> None:
+    assert read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x", "not a hash of Argon2, bcrypt, scrypt or PBKDF2 in a known format"),
+        (f"scrypt:1000:8:1${SALT}${TAG}", "costs more than a login may, or has no such parameters"),
+        (f"scrypt:6:8:1${SALT}${TAG}", "costs more than a login may, or has no such parameters"),
+        (f"pbkdf2:sha256:1000${SALT}${'ab' * 15}", "the hash is too short or too long"),
+        (f"pbkdf2:sha256:1000${SALT}${'ab' * 65}", "the hash is too short or too long"),
+        (f"$pbkdf2-sha256$1000$c2FsdHNhbHQ${'A' * 41}", "salt or hash is not base64"),
+    ],
+)
+def test_the_reason_is_told(text: str, reason: str) -> None:
+    with pytest.raises(HashRefused) as caught:
+        read(text)
+    assert str(caught.value) == reason

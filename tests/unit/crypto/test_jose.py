@@ -5,12 +5,14 @@ import hashlib
 import hmac
 import json
 import random
+from collections import OrderedDict
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from qimem.crypto import jose
 from qimem.crypto.jose import CompactWriter, TokenInvalid, thumbprint, unverified_payload, verify_compact
 from qimem.crypto.signatures import ES256Signer, generate_es256
 from qimem.kernel.limits import BEARER_CHARS_MAX
@@ -337,3 +339,26 @@ def test_the_unverified_payload_is_read_from_well_formed_tokens_only():
     for text in ("", "a.b", "a.!.c", "a.b.c.d", "x." + "A" * BEARER_CHARS_MAX + ".y"):
         with pytest.raises(TokenInvalid):
             unverified_payload(text)
+
+
+def test_so_many_keys_are_kept_ready_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jose, "CACHED_REALMS_MAX", 2)
+    monkeypatch.setattr(jose, "_verifiers", OrderedDict())
+    for scalar in (bytes(range(1, 33)), bytes(range(2, 34)), bytes(range(3, 35))):
+        signer = ES256Signer(SecretBytes(scalar))
+        jwk = signer.public_jwk()
+        writer = CompactWriter(thumbprint(jwk), TYPE)
+        signing_input = writer.signing_input(PAYLOAD)
+        text = writer.finish(signing_input, signer.sign(signing_input))
+        for _ in range(2):
+            verify_compact(text, {thumbprint(jwk): jwk}, TYPE)
+            kept = jose._verifiers[jwk["x"], jwk["y"]]
+            assert jose._verifier(jwk) is kept
+        last = [*jose._verifiers][-1]
+        assert last == (jwk["x"], jwk["y"])
+    assert len(jose._verifiers) == 2
+
+
+def test_a_header_is_written_without_a_wasted_byte() -> None:
+    header = base64.urlsafe_b64decode(token().split(".")[0] + "==")
+    assert header == json.dumps(json.loads(header), separators=(",", ":")).encode()

@@ -9,7 +9,7 @@ from uuid import RFC_4122
 import pytest
 
 from qimem.crypto import randomness
-from qimem.crypto.randomness import fill, new_uuid, nonce12, random_bytes, token_text
+from qimem.crypto.randomness import fill, new_uuid, nonce12, random_bytes, token_hex, token_text
 
 
 def test_nonces_have_twelve_bytes_and_never_repeat_across_many_blocks():
@@ -162,5 +162,17 @@ def test_fill_refuses_a_plain_file_in_place_of_the_device(monkeypatch, tmp_path)
 
 def test_fill_refuses_a_device_that_ends(monkeypatch):
     monkeypatch.setattr(randomness, "_DEVICE", "/dev/null")
+    with pytest.raises(OSError, match="ended"):
+        fill(bytearray(32))
+
+
+def test_token_hex_is_so_many_bytes_in_lower_case() -> None:
+    text = token_hex(12)
+    assert len(bytes.fromhex(text)) == 12
+    assert text == text.lower() != token_hex(12)
+
+
+def test_a_device_that_ends_gives_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "readv", lambda descriptor, views: 0)
     with pytest.raises(OSError, match="ended"):
         fill(bytearray(32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qimem.crypto import totp
 from qimem.crypto.totp import matching_step, one_time_password
 from qimem.kernel.secret import SecretBytes
 
@@ -61,3 +62,12 @@ def test_what_is_no_password_is_none(password: str) -> None:
 
 def test_there_is_no_step_before_time_began() -> None:
     assert matching_step(SECRET, "755224", 0) == 0
+
+
+def test_of_two_steps_with_one_password_the_present_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totp, "one_time_password", lambda secret, step: "000000")
+    assert matching_step(SECRET, "000000", 100 * 30) == 100
+
+
+def test_before_the_first_step_there_is_none() -> None:
+    assert matching_step(SECRET, one_time_password(SECRET, 0), 0) == 0

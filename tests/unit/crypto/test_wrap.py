@@ -133,3 +133,10 @@ def test_a_failed_unwrap_says_nothing_about_the_secret():
     with pytest.raises(UnwrapFailed) as failure:
         unwrap(key(), bytes(wrapped), CONTEXT)
     assert failure.value.args == ()
+
+
+def test_what_is_authenticated_is_every_field_behind_its_length() -> None:
+    # Keys that are stored were wrapped with exactly these bytes.
+    context = WrapContext(b"i" * 16, "kms_version", "acme", b"o" * 16, 2**32 - 1, "encryption")
+    parts = b"i" * 16, b"kms_version", b"acme", b"o" * 16, b"\xff\xff\xff\xff", b"encryption"
+    assert context.encode() == b"".join(len(part).to_bytes(4, "big") + part for part in parts)
