@@ -16,7 +16,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit
 # What looks at the clock, or at all of the machine, runs alone.
 ALONE = tests/bench tests/e2e tests/faults tests/fuzz
 
-.PHONY: help run test acceptance check fix bench compare docs lock clean
+.PHONY: help run test acceptance mutation check fix bench compare docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
@@ -35,6 +35,12 @@ test: ## Everything: lint, types, structure, all tests on SQLite and PostgreSQL
 acceptance: ## Full counts of the long tests, resumable (ONLY=name); results in acceptance-results/
 	@tools/prepare dev postgresql chromium cc filesystems node
 	$(BIN)/python -m tests.acceptance $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+
+mutation: ## Change the security code in a thousand ways; 9 of 10 must be found (half an hour; ARGS=names)
+	@tools/prepare dev
+	@test -d build/mutation/mutmut || $(BIN)/python -m pip install --quiet --no-deps --require-hashes \
+		--target build/mutation -r requirements/mutation.txt
+	PYTHONPATH=build/mutation $(BIN)/python -m tests.mutation $(ARGS)
 
 check: ## Lint, format, types, layers, structure; changes nothing
 	@tools/prepare dev
@@ -77,6 +83,8 @@ lock: ## Write the lock files anew, keeping pins that still fit (ARGS=--upgrade:
 	$(COMPILE) $(ARGS) --output-file requirements/compare.txt requirements/compare.in
 	$(COMPILE) $(ARGS) --extra dev --constraint requirements/base.txt \
 		--output-file requirements/dev.txt pyproject.toml requirements/build.in
+	$(COMPILE) $(ARGS) --constraint requirements/dev.txt \
+		--output-file requirements/mutation.txt requirements/mutation.in
 
 clean: ## Remove what can be made again; never data
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist mutants
