@@ -132,6 +132,22 @@ def test_tokens_of_a_secret_end_with_it(each_world: World, admin: Person) -> Non
     ok(each_world.bearer(person).get(PROTECTED))
 
 
+def test_tokens_of_the_old_secret_end_with_the_overlap(each_world: World, admin: Person) -> None:
+    client = each_world.client(admin.realm_id, roles=["realm-admin"])
+    path = f"{CLIENTS}/{client['client_id']}/secret/rotate"
+    before = each_world.bearer(ok(own_token(each_world, client))["access_token"])
+    second = ok(admin.post(path, {"overlap_seconds": 2}))
+    during = each_world.bearer(ok(own_token(each_world, client))["access_token"])
+    new = each_world.bearer(ok(own_token(each_world, client, second["client_secret"]))["access_token"])
+    for caller in (before, during, new):
+        ok(caller.get(PROTECTED))
+    # Nothing changes in the realm any more: the time alone has to tell.
+    time.sleep(2.1)
+    refused(before.get(PROTECTED), 401, "invalid_token")
+    refused(during.get(PROTECTED), 401, "invalid_token")
+    ok(new.get(PROTECTED))
+
+
 def test_a_rotation_of_the_client_of_others_signs_nobody_out(each_world: World, admin: Person) -> None:
     other = each_world.person(realm_id=admin.realm_id)
     ok(admin.post(f"{CLIENTS}/{other.client_id}/secret/rotate"))

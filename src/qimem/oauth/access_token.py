@@ -77,8 +77,9 @@ class AccessTokens:
         }
         if grant_id is not None:
             claims["grant_id"] = str(grant_id)
-        if standing.user is None and standing.client.secret_digest is not None:
-            claims["secret_id"] = secret_id(standing.client.secret_digest)
+        if standing.user is None and standing.proven_with is not None:
+            # While two secrets overlap, a token of the old one must end with that one.
+            claims["secret_id"] = secret_id(standing.proven_with)
         if scope is not None:
             claims["scope"] = scope
         kid = await self._signer.active_kid(realm_id)

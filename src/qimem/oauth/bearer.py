@@ -29,7 +29,7 @@ from qimem.kernel.limits import (
 )
 from qimem.kernel.transaction import Tx
 from qimem.oauth.access_token import AccessTokens, invalid_token
-from qimem.oauth.client_secret import living_secret_ids
+from qimem.oauth.client_secret import FOREVER_US, taken_until_us
 from qimem.oauth.models import AccessClaims
 from qimem.oauth.ports import GrantStore, TokenSigner
 from qimem.oauth.standing import StandingCheck
@@ -42,6 +42,10 @@ _SKEW_US = CLOCK_SKEW_SECONDS * MICROSECONDS
 class _Verified:
     claims: AccessClaims
     kid: str
+
+
+_Known = tuple[Actor, int]
+"""Who it is, and until when if nothing changes before: wall time in microseconds."""
 
 
 class BearerAuthenticator:
@@ -99,9 +103,11 @@ class BearerAuthenticator:
         cache = await self._caches.fresh(claims.realm_id)
         if cache is None:
             raise invalid_token()
-        actor: Actor | None = cache.find("actor", token_digest)
-        if actor is None:
-            actor = await self._look_up(cache, token_digest, verified)
+        known_actor: _Known | None = cache.find("actor", token_digest)
+        actor, until_us = known_actor or await self._look_up(cache, token_digest, verified)
+        if now_us >= until_us:
+            # The end of an overlap of two secrets is no change, so no epoch tells of it.
+            raise invalid_token()
         return actor, cache, claims
 
     def permits(self, actor: Actor, permission: Permission) -> bool:
@@ -146,31 +152,30 @@ class BearerAuthenticator:
             self._verified.popitem(last=False)
         return verified
 
-    async def _look_up(self, cache: RealmCache, token_digest: bytes, verified: _Verified) -> Actor:
+    async def _look_up(self, cache: RealmCache, token_digest: bytes, verified: _Verified) -> _Known:
         claims = verified.claims
         if verified.kid not in await self._signer.public_keys(claims.realm_id):
             raise invalid_token()
-        actor = await cache.get("actor", token_digest, lambda tx: self._current(tx, claims))
-        if actor is None:
+        known = await cache.get("actor", token_digest, lambda tx: self._current(tx, claims))
+        if known is None:
             raise invalid_token()
-        return actor
+        return known
 
-    def _current(self, tx: Tx, claims: AccessClaims) -> Actor | None:
+    def _current(self, tx: Tx, claims: AccessClaims) -> _Known | None:
         user_id = None if claims.subject == claims.client_id else parse_uuid(claims.subject)
         if user_id is None and claims.subject != claims.client_id:
             return None
         standing = self._standing.load(tx, claims.realm_id, claims.client_id, user_id)
         if standing is None or self._grants.is_access_token_revoked(tx, claims.realm_id, claims.token_id):
             return None
-        if user_id is None and claims.secret_id not in living_secret_ids(
-            standing.client, self._clock.now_us()
-        ):
+        until_us = FOREVER_US if user_id is not None else taken_until_us(standing.client, claims.secret_id)
+        if self._clock.now_us() >= until_us:
             return None
         if claims.grant_id is not None:
             grant = self._grants.find(tx, claims.realm_id, claims.grant_id)
             if grant is None or grant.revoked_us is not None:
                 return None
-        return Actor(
+        actor = Actor(
             realm_id=claims.realm_id,
             kind=ActorKind.CLIENT if user_id is None else ActorKind.USER,
             subject=standing.subject,
@@ -178,3 +183,4 @@ class BearerAuthenticator:
             token_id=claims.token_id,
             permissions=standing.permissions,
         )
+        return actor, until_us

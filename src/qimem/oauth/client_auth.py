@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 from collections import OrderedDict
+from dataclasses import replace
 from urllib.parse import unquote_plus
 
 from qimem.crypto.mac import digest
@@ -51,7 +52,7 @@ class ClientAuthenticator:
     async def authenticate(
         self, client_id: str, secret: SecretText | None, realm_id: str | None
     ) -> ClientRecord:
-        """The client, if it is who it says.
+        """The client, if it is who it says; of two secrets its record holds the one that was shown.
 
         Args:
             client_id: As presented.
@@ -67,14 +68,17 @@ class ClientAuthenticator:
         presented = digest(secret.reveal().encode("utf-8", "surrogatepass")) if secret is not None else b""
         matches = hmac.compare_digest(stored or _NOBODY, presented)
         # Compared for everybody: who waits must not learn whether a client has two secrets.
-        matches |= hmac.compare_digest(self._previous(client) or _NOBODY, presented)
+        before = self._previous(client)
+        matches_before = hmac.compare_digest(before or _NOBODY, presented)
         if client is None or (realm_id is not None and realm_id != client.realm_id):
             raise invalid_client()
         if stored is None and secret is None:
             return client
-        if stored is None or not matches:
+        if stored is None or not (matches or matches_before):
             raise invalid_client()
-        return client
+        if matches:
+            return client
+        return replace(client, secret_digest=before, previous_digest=None, previous_until_us=None)
 
     async def with_basic(self, authorization: bytes) -> ClientRecord:
         """The client behind `Authorization: Basic` (RFC 6749 §2.3.1).
@@ -83,6 +87,8 @@ class ClientAuthenticator:
             Unauthenticated: `invalid_client`, for every reason alike.
             Unavailable: storage cannot answer.
         """
+        if authorization[: len(BASIC)].lower() != BASIC.lower():
+            raise invalid_client()
         try:
             pair = base64.b64decode(authorization[len(BASIC) :].strip(), validate=True).decode("utf-8")
         except ValueError:

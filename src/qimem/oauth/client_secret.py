@@ -14,6 +14,7 @@ from qimem.oauth.models import ClientRecord
 
 _DOMAIN: Final = b"qimem client secret id v1\n"
 _ID_BYTES: Final = 9
+FOREVER_US: Final = 2**63 - 1
 
 
 def secret_id(secret_digest: bytes) -> str:
@@ -21,9 +22,15 @@ def secret_id(secret_digest: bytes) -> str:
     return base64.urlsafe_b64encode(digest(_DOMAIN + secret_digest)[:_ID_BYTES]).decode()
 
 
-def living_secret_ids(client: ClientRecord, now_us: int) -> frozenset[str]:
-    """The names of the secrets that are taken now: the current one, and the one before it while they overlap."""
-    living = [client.secret_digest]
-    if client.previous_until_us is not None and now_us < client.previous_until_us:
-        living.append(client.previous_digest)
-    return frozenset(secret_id(each) for each in living if each is not None)
+def taken_until_us(client: ClientRecord, name: str | None) -> int:
+    """Until when the secret of this name opens anything, as wall time in microseconds.
+
+    Returns:
+        `FOREVER_US` for the current one, the end of the overlap for the one before it, 0 for any other.
+    """
+    if name is not None and client.secret_digest is not None and secret_id(client.secret_digest) == name:
+        return FOREVER_US
+    before, until_us = client.previous_digest, client.previous_until_us
+    if name is not None and before is not None and until_us is not None and secret_id(before) == name:
+        return until_us
+    return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from qimem.crypto.randomness import new_uuid
@@ -95,6 +95,8 @@ class Issuer:
             if authorization.grant_type not in standing.client.grant_types:
                 raise Invalid("grant type not allowed", code="unauthorized_client")
             _check_fits(standing)
+            if authorization.judged is not None:
+                standing = replace(standing, proven_with=authorization.judged.secret_digest)
             scope = _narrowed(standing.client, authorization.scope)
             grant = None if authorization.write_grant is None else authorization.write_grant(tx, scope)
             draft.token_id = token_id
@@ -110,13 +112,13 @@ class Issuer:
         return await self._answer(authorization.realm_id, standing, grant, scope, token_id)
 
     def _secret_stands(self, judged: ClientRecord | None, now: ClientRecord) -> bool:
-        """Whether a secret that the client may have shown is still one of its own."""
+        """Whether the secret that the client has shown is still one of its own."""
         if judged is None:
             return True
         until_us = now.previous_until_us
         previous = None if until_us is None or until_us <= self._clock.now_us() else now.previous_digest
-        shown = {judged.secret_digest, judged.previous_digest} - {None}
-        return not shown.isdisjoint({now.secret_digest, previous}) if shown else now.secret_digest is None
+        shown = judged.secret_digest
+        return shown == now.secret_digest or (shown is not None and shown == previous)
 
     async def _answer(
         self,

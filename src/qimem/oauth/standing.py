@@ -27,11 +27,13 @@ class Standing:
 
     Args:
         user: None when the client acts for itself.
+        proven_with: Digest of the secret that the client has shown for it; None where it has shown none.
     """
 
     client: ClientRecord
     user: UserRecord | None
     permissions: PermissionSet
+    proven_with: bytes | None = None
 
     @property
     def subject(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote_plus
 from uuid import UUID, uuid4
 
 from qimem.authz.permissions import compile_permissions
@@ -228,6 +230,16 @@ def a_grant(**more: Any) -> GrantRecord:
     return replace(grant, **more)
 
 
+def readable(value: object) -> str:
+    """An id of a test that a command line can name."""
+    return ascii(value)[:60].replace("\\", "/").replace("[", "(").replace("]", ")")
+
+
+def basic(client_id: str, secret: str) -> bytes:
+    """The Authorization header of a client (RFC 6749 §2.3.1)."""
+    return b"Basic " + base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode())
+
+
 def an_actor(*permissions: str, realm_id: RealmId = ACME) -> Actor:
     """Somebody who holds these permissions."""
     return Actor(
@@ -290,11 +302,19 @@ class Setting:
         self.epochs.bump(self.database, realm_id)  # type: ignore[arg-type]  # it needs no transaction
 
     async def access_token(
-        self, *, user: bool = True, grant_id: UUID | None = None, seconds: int = 900
+        self,
+        *,
+        user: bool = True,
+        grant_id: UUID | None = None,
+        seconds: int = 900,
+        realm_id: RealmId = ACME,
+        client_id: str = APP,
+        scope: str | None = None,
     ) -> str:
         """A genuine access token of ada, or of the app itself."""
         standing = await self.database.read(
-            lambda tx: self.standing.load(tx, ACME, APP, ADA if user else None)
+            lambda tx: self.standing.load(tx, realm_id, client_id, ADA if user else None)
         )
         assert standing is not None
-        return await self.access_tokens.write(ACME, standing, grant_id, None, seconds, str(uuid4()))
+        standing = replace(standing, proven_with=standing.client.secret_digest)
+        return await self.access_tokens.write(realm_id, standing, grant_id, scope, seconds, str(uuid4()))

@@ -12,8 +12,9 @@ from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.limits import BEARER_CHARS_MAX
 from qimem.oauth import bearer
 from qimem.oauth.bearer import BearerAuthenticator
+from qimem.oauth.models import AccessClaims
 from tests.support.oauth import taken_apart
-from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_grant, an_actor
+from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, Setting, a_client, a_grant, an_actor, readable
 
 pytestmark = pytest.mark.anyio
 
@@ -279,3 +280,109 @@ async def test_so_many_headers_are_recognized_and_no_more(
     for _ in range(10):
         await door.enter(await door.access_token(grant_id=GRANT))
         assert 1 <= len(door.bearer._recent) <= 3
+
+
+async def test_what_a_good_token_says_is_told_with_the_state_it_was_judged_on(door: Door) -> None:
+    token = await door.access_token(grant_id=GRANT, scope="read", seconds=77)
+    found = await door.bearer.inspect(token)
+    assert found is not None
+    claims, state = found
+    said = taken_apart(token)[1]
+    assert claims == AccessClaims(
+        realm_id=ACME,
+        subject=str(ADA),
+        client_id=APP,
+        token_id=said["jti"],
+        grant_id=GRANT,
+        scope="read",
+        issued_at=said["iat"],
+        expires_at=said["iat"] + 77,
+    )
+    assert state is await door.caches.fresh(ACME)
+
+
+async def test_a_token_is_told_about_in_its_own_realm(door: Door) -> None:
+    door.clients.rows[OTHER, "far"] = a_client("far", OTHER)
+    token = await door.access_token(user=False, realm_id=OTHER, client_id="far")
+    found = await door.bearer.inspect(token)
+    assert found is not None
+    claims, state = found
+    assert (claims.realm_id, claims.subject, claims.client_id, claims.secret_id is None) == (
+        OTHER,
+        "far",
+        "far",
+        False,
+    )
+    assert state.realm_id == OTHER
+
+
+async def test_a_token_that_is_told_about_is_recognized_like_one_that_is_shown(door: Door) -> None:
+    token = await door.access_token(grant_id=GRANT)
+    assert await door.bearer.inspect(token)
+    assert list(door.bearer._recent) == [f"Bearer {token}".encode()]
+    await door.enter(token)
+    assert len(door.bearer._recent) == 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["", " ", "x", "a.b.c", "Bearer %s", "bearer %s", " %s", "%s ", "%s=", "%s\0", "%s,", "%s\n", "é%s", "%sé", "Ａ%s", "\ud800%s", "%s.", ".%s", "qrt_%s"],
+    ids=readable,
+)  # fmt: skip
+async def test_of_what_is_no_token_nothing_is_told(door: Door, template: str) -> None:
+    token = await door.access_token()
+    assert await door.bearer.inspect(template.replace("%s", token)) is None
+    assert await door.bearer.inspect(token) is not None
+
+
+async def test_of_a_token_beyond_the_limit_nothing_is_told(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await door.access_token()
+    monkeypatch.setattr(bearer, "BEARER_CHARS_MAX", len(token) + 6)
+    assert await door.bearer.inspect(token) is None
+    monkeypatch.setattr(bearer, "BEARER_CHARS_MAX", len(token) + 7)
+    assert await door.bearer.inspect(token) is not None
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_of_a_token_that_opens_nothing_now_nothing_is_told(door: Door, remembered: bool) -> None:
+    token = await door.access_token(grant_id=GRANT)
+    for table, key, change in (
+        (door.users, (ACME, ADA), {"enabled": False}),
+        (door.clients, (ACME, APP), {"enabled": False}),
+        (door.realms, ACME, {"enabled": False}),
+        (door.grants, (ACME, GRANT), {"revoked_us": 1}),
+    ):
+        if remembered:
+            assert await door.bearer.inspect(token)
+        door.change(table, key, **change)
+        assert await door.bearer.inspect(token) is None
+        door.change(table, key, **({"enabled": True} if "enabled" in change else {"revoked_us": None}))
+    door.grants.dead.add((ACME, taken_apart(token)[1]["jti"]))
+    door.epochs.bump(None, ACME)  # type: ignore[arg-type]  # it needs no transaction
+    assert await door.bearer.inspect(token) is None
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_of_a_token_out_of_its_time_nothing_is_told(door: Door, remembered: bool) -> None:
+    token, began_us = await door.access_token(), door.clock.now_us()
+    if remembered:
+        assert await door.bearer.inspect(token)
+    for moved_us, good in (
+        (-60_000_001, False),
+        (-60_000_000, True),
+        (899_999_999, True),
+        (900_000_000, False),
+        (10**12, False),
+    ):
+        door.clock.wall_us = began_us + moved_us
+        assert (await door.bearer.inspect(token) is not None) is good
+
+
+async def test_of_no_token_anything_is_told_on_memory_alone(door: Door) -> None:
+    token = await door.access_token()
+    assert await door.bearer.inspect(token)
+    door.epochs.failure = storage_unavailable()
+    with pytest.raises(type(storage_unavailable())):
+        await door.bearer.inspect(token)

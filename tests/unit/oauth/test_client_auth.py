@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretText
 from qimem.oauth.client_auth import ClientAuthenticator
 from qimem.oauth.models import AuthMethod, ClientRecord
-from tests.unit.oauth.fakes import ACME, APP, OTHER, SECRET, Setting, a_client
+from tests.unit.oauth.fakes import ACME, APP, OTHER, SECRET, Setting, a_client, basic, readable
 
 pytestmark = pytest.mark.anyio
 
@@ -189,11 +191,12 @@ async def test_the_secret_before_is_good_until_its_time_is_over(
     until_us = setting.clock.now_us() + 10 * MICROSECONDS
     client = a_client("two", previous_digest=digest(b"before"), previous_until_us=until_us)
     setting.clients.rows[ACME, "two"] = client
-    assert await enter(door, "two", "before") == client
+    shown = replace(client, secret_digest=digest(b"before"), previous_digest=None, previous_until_us=None)
+    assert await enter(door, "two", "before") == shown
     assert await enter(door, "two") == client
     await refused(door, "two", "another")
     setting.clock.advance(9)
-    assert await enter(door, "two", "before") == client
+    assert await enter(door, "two", "before") == shown
     setting.clock.advance(1)
     await refused(door, "two", "before")
     assert await enter(door, "two") == client
@@ -219,3 +222,129 @@ async def test_a_public_client_has_no_secret_before(setting: Setting, door: Clie
         previous_until_us=until_us,
     )
     await refused(door, "spa", "before")
+
+
+def spelled(pair: str | bytes) -> bytes:
+    """A header of exactly this pair."""
+    return b"Basic " + base64.b64encode(pair.encode() if isinstance(pair, str) else pair)
+
+
+async def refused_header(door: ClientAuthenticator, header: bytes) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        await door.with_basic(header)
+    assert (caught.value.code, caught.value.message) == ("invalid_client", "invalid client credentials")
+    assert caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    "template", [b"Basic %s", b"basic %s", b"Basic   %s", b"Basic %s  ", b"Basic \t%s\t"], ids=readable
+)
+async def test_a_header_with_the_right_secret_enters(
+    setting: Setting, door: ClientAuthenticator, template: bytes
+) -> None:
+    header = template.replace(b"%s", basic(APP, SECRET).removeprefix(b"Basic "))
+    assert await door.with_basic(header) == setting.clients.rows[ACME, APP]
+
+
+async def test_a_header_tells_clients_of_every_realm_apart(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    setting.clients.rows[OTHER, "far"] = a_client("far", OTHER, secret_digest=digest(b"distant"))
+    assert (await door.with_basic(basic("far", "distant"))).realm_id == OTHER
+    assert (await door.with_basic(basic(APP, SECRET))).realm_id == ACME
+    await refused_header(door, basic("far", SECRET))
+    await refused_header(door, basic(APP, "distant"))
+
+
+@pytest.mark.parametrize(
+    ("client_id", "secret"),
+    [("a:b", "c"), ("a", "b:c"), ("a b", "c d"), ("a+b", "c+d"), ("a%20b", "c%3Ad"), ("ä", "ß€"), (":", ":"), ("a", ":"), ("=&", "?#/")],
+    ids=readable,
+)  # fmt: skip
+async def test_id_and_secret_are_form_encoded_in_a_header(
+    setting: Setting, door: ClientAuthenticator, client_id: str, secret: str
+) -> None:
+    client = a_client(client_id, secret_digest=digest(secret.encode()))
+    setting.clients.rows[ACME, client_id] = client
+    assert await door.with_basic(basic(client_id, secret)) == client
+
+
+async def test_the_first_colon_of_a_header_ends_the_id(setting: Setting, door: ClientAuthenticator) -> None:
+    client = a_client("a", secret_digest=digest(b"b:c"))
+    setting.clients.rows[ACME, "a"] = client
+    setting.clients.rows[ACME, "a:b"] = a_client("a:b", secret_digest=digest(b"c"))
+    assert await door.with_basic(spelled("a:b:c")) == client
+
+
+async def test_a_header_is_decoded_once(setting: Setting, door: ClientAuthenticator) -> None:
+    setting.clients.rows[ACME, "a b"] = a_client("a b")
+    setting.clients.rows[ACME, "a"] = a_client("a", secret_digest=digest(b"c d"))
+    await refused_header(door, spelled(f"a%2520b:{SECRET}"))
+    await refused_header(door, spelled(f"a%2Bb:{SECRET}"))
+    await refused_header(door, spelled("a:c%2520d"))
+    await refused_header(door, spelled("a:c%2Bd"))
+
+
+PAIR = base64.b64encode(f"{APP}:{SECRET}".encode())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"", b"Basic", b"Basic ", b"Basic !!!", b"Basic =", b"Basic \xff", b"Basic \0", b"Basic " + PAIR[:-1], b"Basic " + PAIR + b"=",
+        b"Basic " + PAIR + b"!", b"Basic !" + PAIR, b"Basic " + PAIR[:4] + b" " + PAIR[4:], b"Basic " + PAIR[:4] + b"\n" + PAIR[4:],
+        b"Basic " + PAIR[:4] + b"-" + PAIR[4:], b"Basic " + PAIR + b"," + PAIR, b"Basic Basic " + PAIR, PAIR, b"Basic" + PAIR,
+    ],
+    ids=readable,
+)  # fmt: skip
+async def test_a_header_that_is_no_base64_is_refused(door: ClientAuthenticator, header: bytes) -> None:
+    await refused_header(door, header)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "", ":", APP, f"{APP}:", f":{SECRET}", f"{APP};{SECRET}", f"{APP}%3A{SECRET}", f"{APP}::{SECRET}", f" {APP}:{SECRET}", f"{APP}:{SECRET} ",
+        f"{APP} :{SECRET}", f"{APP}: {SECRET}", f"{APP}:{SECRET}\n", f"{APP}:{SECRET}\0", f"{SECRET}:{APP}", f"APP:{SECRET}", f"{APP}:{SECRET.upper()}",
+        f"{APP}:{SECRET[:-1]}", f"unknown:{SECRET}", f"{APP}:%ff", f"%ff:{SECRET}", f"{APP}%00:{SECRET}", f"{'x' * 129}:{SECRET}",
+        "unknown:no client has this digest", f"{APP}:{SECRET}".encode("utf-16"), f"{APP}:{SECRET}\xff".encode("latin-1"), b"\xff" + PAIR,
+    ],
+    ids=readable,
+)  # fmt: skip
+async def test_another_pair_in_a_header_is_refused(door: ClientAuthenticator, pair: str | bytes) -> None:
+    await refused_header(door, spelled(pair))
+
+
+async def test_an_id_alone_is_not_an_id_with_an_empty_secret(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    client = a_client("open", secret_digest=digest(b""))
+    setting.clients.rows[ACME, "open"] = client
+    assert await door.with_basic(spelled("open:")) == client
+    await refused_header(door, spelled("open"))
+
+
+async def test_a_public_client_does_not_enter_by_a_header(door: ClientAuthenticator) -> None:
+    assert await enter(door, "spa", None)
+    for pair in ("spa:", "spa", f"spa:{SECRET}", "spa:None"):
+        await refused_header(door, spelled(pair))
+
+
+@pytest.mark.parametrize("what", ["client", "realm"])
+async def test_a_header_of_the_disabled_is_refused_at_once(
+    setting: Setting, door: ClientAuthenticator, what: str
+) -> None:
+    await door.with_basic(basic(APP, SECRET))
+    table, key = (setting.clients, (ACME, APP)) if what == "client" else (setting.realms, ACME)
+    setting.change(table, key, enabled=False)
+    await refused_header(door, basic(APP, SECRET))
+    setting.change(table, key, enabled=True)
+    await door.with_basic(basic(APP, SECRET))
+
+
+async def test_a_state_that_cannot_be_read_is_not_taken_for_a_wrong_header(
+    setting: Setting, door: ClientAuthenticator
+) -> None:
+    setting.epochs.failure = storage_unavailable()
+    with pytest.raises(type(storage_unavailable())):
+        await door.with_basic(basic(APP, SECRET))

@@ -183,7 +183,7 @@ OLD, NEW, OTHER_SECRET = digest(b"old"), digest(b"new"), digest(b"other")
 @pytest.mark.parametrize(
     ("shown", "now", "left_us", "stands"),
     [
-        # What the client may have shown, what is taken now and how long the one before still is.
+        # What the client has shown, what is taken now and how long the one before still is.
         ((NEW, None), (NEW, None), None, True),
         ((OLD, None), (NEW, None), None, False),
         ((OLD, None), (NEW, OLD), 1, True),
@@ -191,8 +191,8 @@ OLD, NEW, OTHER_SECRET = digest(b"old"), digest(b"new"), digest(b"other")
         ((OLD, None), (NEW, OLD), -1, False),
         ((OLD, None), (NEW, OLD), None, False),
         ((NEW, OLD), (NEW, OLD), 0, True),
-        ((OTHER_SECRET, OLD), (NEW, OLD), 1, True),
-        ((OTHER_SECRET, OLD), (NEW, OLD), 0, False),
+        # That it had another one before makes a secret that is taken no more none of its own.
+        ((OTHER_SECRET, OLD), (NEW, OLD), 1, False),
         ((OTHER_SECRET, None), (NEW, OLD), 1, False),
         ((OTHER_SECRET, None), (NEW, None), 1, False),
         ((None, None), (None, None), None, True),

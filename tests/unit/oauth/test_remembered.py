@@ -98,7 +98,7 @@ async def test_what_is_known_of_an_actor_is_found_under_the_token_alone(doors: D
     actor = await doors.enter(token)
     cache = await doors.caches.fresh(ACME)
     assert cache is not None
-    assert cache.find("actor", digest(token.encode())) is actor
+    assert cache.find("actor", digest(token.encode()))[0] is actor
     assert list(cache._entries) == [("actor", digest(token.encode()))]
     doors.database.reads = 0
     await doors.enter(token)
