@@ -1,6 +1,7 @@
 """Introspection (RFC 7662): is this token good right now, and for what.
 
-It asks the very check that honors a token, so a token is active here exactly as long as it opens anything.
+It asks the very check that honors a token, so an access token is active here exactly as long as it opens anything.
+A refresh token is active until it is spent, though for some seconds more it still brings its successor.
 """
 
 from __future__ import annotations
