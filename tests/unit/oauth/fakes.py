@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote_plus
@@ -13,7 +13,10 @@ from qimem.authz.permissions import compile_permissions
 from qimem.crypto.jose import thumbprint
 from qimem.crypto.mac import digest, mac, mac_matches
 from qimem.crypto.signatures import ES256Signer, generate_es256
+from qimem.errors import QimemError
+from qimem.identity.login.service import Credentials, SignedIn
 from qimem.identity.models import RoleRecord, UserRecord
+from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import ManualClock
 from qimem.kernel.context import Actor, ActorKind, IdempotencyKey, RequestContext
 from qimem.kernel.epochs import Epoch, RealmCache, RealmCaches
@@ -22,11 +25,20 @@ from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.oauth.access_token import AccessTokens, Issuers
+from qimem.oauth.issuer import Issuer, invalid_grant
 from qimem.oauth.models import AuthMethod, ClientRecord, GrantRecord
 from qimem.oauth.standing import StandingCheck
 from qimem.realms.models import RealmRecord
 from tests.support.audit import FakeIntents, a_draft
-from tests.unit.kernel.fakes import FakeAnswers, FakeCodec, FakeDatabase, FakeEpochs, FakeSealers, Table
+from tests.unit.kernel.fakes import (
+    NO_TX,
+    FakeAnswers,
+    FakeCodec,
+    FakeDatabase,
+    FakeEpochs,
+    FakeSealers,
+    Table,
+)
 
 ACME, OTHER = RealmId("acme"), RealmId("other")
 APP = ClientId("app")
@@ -116,9 +128,10 @@ class FakeGrants(Table):
     def __init__(self) -> None:
         super().__init__()
         self.dead: set[tuple[RealmId, str]] = set()
+        self.dead_until: dict[tuple[RealmId, str], int] = {}
 
     def insert(self, tx: Tx, grant: GrantRecord) -> None:
-        self.rows[grant.realm_id, grant.grant_id] = grant
+        self.seen(tx)[grant.realm_id, grant.grant_id] = grant
 
     def find(self, tx: Tx, realm_id: RealmId, grant_id: UUID) -> GrantRecord | None:
         return self.seen(tx).get((realm_id, grant_id))
@@ -141,13 +154,38 @@ class FakeGrants(Table):
         return True
 
     def revoke_access_token(self, tx: Tx, realm_id: RealmId, token_id: str, expires_us: int) -> bool:
+        self.seen(tx)
         known = (realm_id, token_id) in self.dead
         self.dead.add((realm_id, token_id))
+        self.dead_until.setdefault((realm_id, token_id), expires_us)
         return not known
 
     def is_access_token_revoked(self, tx: Tx, realm_id: RealmId, token_id: str) -> bool:
         self.seen(tx)
         return (realm_id, token_id) in self.dead
+
+
+class FakeLogin:
+    """Implements what the password grant asks of `LoginService`; a stored hash is its own password."""
+
+    def __init__(self, users: FakeUsers) -> None:
+        self._users = users
+        self.asked: list[tuple[RealmId, Credentials, AuditDraft]] = []
+        self.refusal: QimemError = invalid_grant("invalid credentials")
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Happens after the password was judged."""
+
+    async def with_password(self, realm_id: RealmId, shown: Credentials, draft: AuditDraft) -> SignedIn:
+        self.asked.append((realm_id, shown, draft))
+        found = self._users.find_by_username(NO_TX, realm_id, shown.username)
+        if found is None or found[1] != shown.password.reveal():
+            raise self.refusal
+        self.meanwhile()
+        return SignedIn(realm_id, found[0].user_id, found[1], None)
+
+    def still_holds(self, tx: Tx, known: SignedIn) -> bool:
+        assert tx is NO_TX
+        return self._users.rows[known.realm_id, known.user_id][1] == known.phc
 
 
 class FakeKeys:
@@ -278,8 +316,12 @@ class Setting:
         self.caches = RealmCaches(self.database, self.epochs)
         self.standing = StandingCheck(self.realms, self.clients, self.users, self.roles)
         self.access_tokens = AccessTokens(self.keys, Issuers(URL), self.clock)
+        self.intents = FakeIntents()
         self.work = UnitOfWork(
-            self.database, FakeAnswers(), FakeSealers(), FakeCodec(), self.clock, FakeIntents()
+            self.database, FakeAnswers(), FakeSealers(), FakeCodec(), self.clock, self.intents
+        )
+        self.issuer = Issuer(
+            self.database, self.work, self.standing, self.access_tokens, self.keys, self.clock
         )
         for realm_id in (ACME, OTHER):
             self.realms.rows[realm_id] = RealmRecord(realm_id, realm_id, enabled=True, created_us=0)
