@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -8,123 +7,22 @@ from uuid import UUID
 import pytest
 
 from qimem.crypto.mac import digest
-from qimem.errors import Invalid, Unauthenticated, Unavailable, storage_unavailable
+from qimem.errors import Unavailable, storage_unavailable
 from qimem.kernel.ids import ClientId
-from qimem.oauth.client_auth import ClientAuthenticator
-from qimem.oauth.grants.refresh_token import RefreshTokenGrant
-from qimem.oauth.models import AuthMethod, GrantRecord
-from qimem.oauth.refresh_token import PresentedRefreshToken, RefreshTokens, make_refresh_token
-from qimem.oauth.revocation import RevocationService
-from qimem.wire.auth import RefreshRequest, TokenResponse
-from tests.support.audit import a_draft
+from qimem.oauth.refresh_token import make_refresh_token
 from tests.support.oauth import taken_apart
-from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, SECRET, Setting, a_client, a_grant
+from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, SECRET, a_client, a_grant
+from tests.unit.oauth.refresh_desk import AS_APP, GRANT, LIVE, NOBODY, OLD, SECOND, SPENT, RefreshDesk
 
 pytestmark = pytest.mark.anyio
 
-GRANT = UUID(int=5)
-SECOND = 1_000_000
-OLD, SPENT, LIVE = 3, 4, 5
-NOBODY: dict[str, str] = {}
-AS_APP = {"client_id": APP, "client_secret": SECRET}
-
-
-class SlowTokens(RefreshTokens):
-    """After a grant was found and before anything comes of it, something else happens."""
-
-    meanwhile: Callable[[], object] | None = None
-
-    async def find(self, text: str) -> tuple[PresentedRefreshToken, GrantRecord] | None:
-        found = await super().find(text)
-        if self.meanwhile is not None:
-            self.meanwhile()
-        return found
-
-
-class Desk(Setting):
-    """A grant of ada that was refreshed four times; in the other realm one with the same ids."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.draft = a_draft()
-        public = a_client("spa", secret_digest=None, auth_method=AuthMethod.NONE)
-        for client in (public, a_client("two"), a_client("far", OTHER), a_client(realm_id=OTHER)):
-            self.clients.rows.setdefault((client.realm_id, client.client_id), client)
-        self.elsewhere = a_grant(realm_id=OTHER, generation=LIVE)
-        self.grants.rows[OTHER, GRANT] = self.elsewhere
-        self.stands(rotated_us=self.clock.now_us())
-        self.tokens = SlowTokens(self.database, self.grants, self.keys)
-        revocation = RevocationService(
-            self.work, self.epochs, self.grants, self.access_tokens, self.tokens, self.clock
-        )
-        clients = ClientAuthenticator(self.database, self.caches, self.clients, self.standing, self.clock)
-        self.refresh = RefreshTokenGrant(
-            self.tokens, self.grants, clients, self.issuer, revocation, self.clock
-        )
-
-    def stands(self, **more: Any) -> None:
-        self.grants.rows[ACME, GRANT] = a_grant(**({"generation": LIVE} | more))
-
-    @property
-    def grant(self) -> GrantRecord:
-        return self.grants.rows[ACME, GRANT]
-
-    async def token(self, generation: int) -> str:
-        return await make_refresh_token(self.keys, ACME, GRANT, generation, self.grant.client_id)
-
-    async def send(self, token: str, **proof: str) -> TokenResponse:
-        self.draft = a_draft()
-        return await self.refresh.exchange(RefreshRequest(refresh_token=token, **proof), self.draft)
-
-    async def present(self, generation: int, **proof: str) -> TokenResponse:
-        return await self.send(await self.token(generation), **proof)
-
-    async def dead(self, token: str, **proof: str) -> None:
-        """Refused, in the one way there is."""
-        with pytest.raises(Invalid) as caught:
-            await self.send(token, **proof)
-        assert (caught.value.code, caught.value.message) == ("invalid_grant", "invalid refresh token")
-        assert caught.value.hint is None
-
-    async def refused(self, generation: int, **proof: str) -> None:
-        """Refused, and nothing else comes of it."""
-        before, epochs = dict(self.grants.rows), dict(self.epochs.now)
-        await self.dead(await self.token(generation), **proof)
-        assert (self.grants.rows, self.epochs.now, self.intents.kept) == (before, epochs, [])
-        assert (self.draft.outcome, self.draft.token_id, self.draft.target) == ("ok", "", "")
-
-    async def unknown(self, token: str, **proof: str) -> None:
-        """Refused for who asks, and nothing else comes of it."""
-        before = dict(self.grants.rows)
-        with pytest.raises(Unauthenticated) as caught:
-            await self.send(token, **proof)
-        assert (caught.value.code, caught.value.message) == ("invalid_client", "invalid client credentials")
-        assert (self.grants.rows, self.intents.kept) == (before, [])
-
-    async def ended(self, generation: int, **proof: str) -> None:
-        """Refused, and the grant is over: that one and no other."""
-        before, epochs = self.grant, dict(self.epochs.now)
-        await self.dead(await self.token(generation), **proof)
-        assert self.grant == replace(before, revoked_us=self.clock.now_us())
-        assert self.grants.rows[OTHER, GRANT] == self.elsewhere
-        assert self.epochs.now[ACME].number == epochs[ACME].number + 1
-        assert self.epochs.now[OTHER] == epochs[OTHER]
-        assert self.draft.outcome == "refresh_token_reused"
-
-    async def given_again(self, generation: int, **proof: str) -> None:
-        """The successor, once more, and the grant stays as it is."""
-        before = self.grant
-        answer = await self.present(generation, **proof)
-        assert answer.refresh_token == await self.token(generation + 1)
-        assert self.grant == before
-
 
 @pytest.fixture
-async def desk() -> Desk:
-    return Desk()
+async def desk() -> RefreshDesk:
+    return RefreshDesk()
 
 
-async def test_the_live_token_gives_the_next_pair_and_moves_the_grant_on(desk: Desk) -> None:
+async def test_the_live_token_gives_the_next_pair_and_moves_the_grant_on(desk: RefreshDesk) -> None:
     before = desk.grant
     desk.clock.advance(60)
     answer = await desk.present(LIVE)
@@ -139,7 +37,7 @@ async def test_the_live_token_gives_the_next_pair_and_moves_the_grant_on(desk: D
     assert (answer.expires_in, answer.token_type) == (900, "Bearer")
 
 
-async def test_the_record_says_whose_grant_was_refreshed(desk: Desk) -> None:
+async def test_the_record_says_whose_grant_was_refreshed(desk: RefreshDesk) -> None:
     claims = taken_apart((await desk.present(LIVE)).access_token)[1]
     draft = desk.draft
     assert (draft.realm_id, draft.client_id, draft.subject) == (ACME, APP, str(ADA))
@@ -147,7 +45,7 @@ async def test_the_record_says_whose_grant_was_refreshed(desk: Desk) -> None:
     assert desk.intents.kept == [(draft.intent, draft)]
 
 
-async def test_a_chain_of_refreshes_stays_one_grant_with_one_end(desk: Desk) -> None:
+async def test_a_chain_of_refreshes_stays_one_grant_with_one_end(desk: RefreshDesk) -> None:
     before, token = desk.grant, await desk.token(LIVE)
     for _ in range(5):
         desk.clock.advance(899)
@@ -158,7 +56,7 @@ async def test_a_chain_of_refreshes_stays_one_grant_with_one_end(desk: Desk) -> 
 
 @pytest.mark.parametrize(("client_id", "proof", "by_client"), [(APP, AS_APP, True), (APP, NOBODY, False), ("spa", {"client_id": "spa"}, False)], ids=["secret", "nothing", "public"])  # fmt: skip
 async def test_whether_a_secret_came_along_is_remembered(
-    desk: Desk, client_id: ClientId, proof: dict[str, str], by_client: bool
+    desk: RefreshDesk, client_id: ClientId, proof: dict[str, str], by_client: bool
 ) -> None:
     desk.stands(client_id=client_id, rotated_by_client=not by_client)
     await desk.present(LIVE, **proof)
@@ -168,7 +66,7 @@ async def test_whether_a_secret_came_along_is_remembered(
 @pytest.mark.parametrize("away_us", [0, 1, 5 * SECOND, 10 * SECOND - 1, 10 * SECOND])
 @pytest.mark.parametrize("direction", [1, -1])
 async def test_within_the_grace_the_successor_is_given_again(
-    desk: Desk, away_us: int, direction: int
+    desk: RefreshDesk, away_us: int, direction: int
 ) -> None:
     desk.clock.wall_us += direction * away_us
     for _ in range(2):
@@ -179,7 +77,7 @@ async def test_within_the_grace_the_successor_is_given_again(
 @pytest.mark.parametrize("away_us", [10 * SECOND + 1, 11 * SECOND, 50 * SECOND])
 @pytest.mark.parametrize("direction", [1, -1])
 async def test_a_spent_token_outside_the_grace_ends_the_whole_grant(
-    desk: Desk, away_us: int, direction: int
+    desk: RefreshDesk, away_us: int, direction: int
 ) -> None:
     desk.clock.wall_us += direction * away_us
     await desk.ended(SPENT)
@@ -188,14 +86,14 @@ async def test_a_spent_token_outside_the_grace_ends_the_whole_grant(
         await desk.refused(generation)
 
 
-async def test_the_grace_is_not_prolonged_by_its_use(desk: Desk) -> None:
+async def test_the_grace_is_not_prolonged_by_its_use(desk: RefreshDesk) -> None:
     desk.clock.advance(7)
     await desk.given_again(SPENT)
     desk.clock.advance(4)
     await desk.ended(SPENT)
 
 
-async def test_the_record_of_a_reuse_names_the_grant_and_no_token(desk: Desk) -> None:
+async def test_the_record_of_a_reuse_names_the_grant_and_no_token(desk: RefreshDesk) -> None:
     desk.stands(rotated_us=0)
     await desk.ended(SPENT)
     draft = desk.draft
@@ -205,27 +103,31 @@ async def test_the_record_of_a_reuse_names_the_grant_and_no_token(desk: Desk) ->
 
 
 @pytest.mark.parametrize("generation", [0, 1, OLD, LIVE + 1, LIVE + 2, 2**32 - 1])
-async def test_a_token_of_any_other_generation_ends_the_grant_at_once(desk: Desk, generation: int) -> None:
+async def test_a_token_of_any_other_generation_ends_the_grant_at_once(
+    desk: RefreshDesk, generation: int
+) -> None:
     await desk.ended(generation)
 
 
 @pytest.mark.parametrize("generation", [0, LIVE])
 async def test_what_cannot_have_been_spent_yet_ends_a_grant_that_was_never_refreshed(
-    desk: Desk, generation: int
+    desk: RefreshDesk, generation: int
 ) -> None:
     desk.stands(generation=1, rotated_us=None)
     await desk.ended(generation)
 
 
 @pytest.mark.parametrize("by_client", [True, False])
-async def test_within_the_grace_the_client_shows_what_it_showed_before(desk: Desk, by_client: bool) -> None:
+async def test_within_the_grace_the_client_shows_what_it_showed_before(
+    desk: RefreshDesk, by_client: bool
+) -> None:
     ways = {True: AS_APP, False: NOBODY}
     desk.stands(rotated_us=desk.clock.now_us(), rotated_by_client=by_client)
     await desk.given_again(SPENT, **ways[by_client])
     await desk.ended(SPENT, **ways[not by_client])
 
 
-async def test_the_id_of_a_public_client_proves_nothing(desk: Desk) -> None:
+async def test_the_id_of_a_public_client_proves_nothing(desk: RefreshDesk) -> None:
     desk.stands(client_id="spa", rotated_us=desk.clock.now_us())
     await desk.given_again(SPENT, client_id="spa")
     await desk.given_again(SPENT)
@@ -234,7 +136,7 @@ async def test_the_id_of_a_public_client_proves_nothing(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
-async def test_a_revoked_grant_is_dead_and_stays_as_it_is(desk: Desk, generation: int) -> None:
+async def test_a_revoked_grant_is_dead_and_stays_as_it_is(desk: RefreshDesk, generation: int) -> None:
     for revoked_us in (1, desk.clock.now_us(), desk.clock.now_us() + 1):
         desk.stands(rotated_us=desk.clock.now_us(), revoked_us=revoked_us)
         await desk.refused(generation)
@@ -243,14 +145,14 @@ async def test_a_revoked_grant_is_dead_and_stays_as_it_is(desk: Desk, generation
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
 @pytest.mark.parametrize("since_us", [0, 1, 3600 * SECOND])
 async def test_an_expired_grant_is_dead_and_not_ended_once_more(
-    desk: Desk, generation: int, since_us: int
+    desk: RefreshDesk, generation: int, since_us: int
 ) -> None:
     now_us = desk.clock.now_us()
     desk.stands(rotated_us=now_us, expires_us=now_us - since_us)
     await desk.refused(generation)
 
 
-async def test_to_its_last_microsecond_a_grant_lives(desk: Desk) -> None:
+async def test_to_its_last_microsecond_a_grant_lives(desk: RefreshDesk) -> None:
     now_us = desk.clock.now_us()
     last = {"rotated_us": now_us, "expires_us": now_us + 1}
     desk.stands(**last)
@@ -262,7 +164,7 @@ async def test_to_its_last_microsecond_a_grant_lives(desk: Desk) -> None:
 
 @pytest.mark.parametrize("generation", [SPENT, LIVE])
 async def test_a_clock_may_be_a_minute_behind_the_one_that_began_the_grant(
-    desk: Desk, generation: int
+    desk: RefreshDesk, generation: int
 ) -> None:
     now_us = desk.clock.now_us()
     desk.stands(rotated_us=now_us, created_us=now_us + 60 * SECOND)
@@ -272,14 +174,14 @@ async def test_a_clock_may_be_a_minute_behind_the_one_that_began_the_grant(
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
 @pytest.mark.parametrize("ahead_us", [60 * SECOND + 1, 3600 * SECOND])
 async def test_a_grant_from_the_future_gives_nothing_and_is_not_harmed(
-    desk: Desk, generation: int, ahead_us: int
+    desk: RefreshDesk, generation: int, ahead_us: int
 ) -> None:
     now_us = desk.clock.now_us()
     desk.stands(rotated_us=now_us, created_us=now_us + ahead_us)
     await desk.refused(generation)
 
 
-async def test_a_refresh_that_comes_second_gets_what_the_first_one_got(desk: Desk) -> None:
+async def test_a_refresh_that_comes_second_gets_what_the_first_one_got(desk: RefreshDesk) -> None:
     now_us = desk.clock.now_us()
     desk.tokens.meanwhile = lambda: desk.stands(generation=LIVE + 1, rotated_us=now_us)
     assert (await desk.present(LIVE)).refresh_token == await desk.token(LIVE + 1)
@@ -290,7 +192,7 @@ async def test_a_refresh_that_comes_second_gets_what_the_first_one_got(desk: Des
     "winner", [{"generation": LIVE + 1, "rotated_by_client": True}, {"generation": LIVE + 2}], ids=str
 )
 async def test_a_refresh_that_comes_second_to_a_stranger_ends_the_grant(
-    desk: Desk, winner: dict[str, Any]
+    desk: RefreshDesk, winner: dict[str, Any]
 ) -> None:
     row = a_grant(rotated_us=desk.clock.now_us(), **winner)
     desk.tokens.meanwhile = lambda: desk.grants.rows.update({(ACME, GRANT): row})
@@ -301,7 +203,7 @@ async def test_a_refresh_that_comes_second_to_a_stranger_ends_the_grant(
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
 @pytest.mark.parametrize("expired", [True, False])
 async def test_a_grant_that_is_over_meanwhile_gives_nothing(
-    desk: Desk, generation: int, expired: bool
+    desk: RefreshDesk, generation: int, expired: bool
 ) -> None:
     over = {"expires_us": desk.clock.now_us()} if expired else {"revoked_us": 1}
     row = a_grant(generation=LIVE, rotated_us=desk.clock.now_us(), **over)
@@ -311,14 +213,16 @@ async def test_a_grant_that_is_over_meanwhile_gives_nothing(
 
 
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
-async def test_a_grant_that_is_gone_meanwhile_gives_nothing(desk: Desk, generation: int) -> None:
+async def test_a_grant_that_is_gone_meanwhile_gives_nothing(desk: RefreshDesk, generation: int) -> None:
     desk.tokens.meanwhile = lambda: desk.grants.rows.pop((ACME, GRANT))
     await desk.dead(await desk.token(generation))
     assert (desk.grants.rows, desk.draft.outcome) == ({(OTHER, GRANT): desk.elsewhere}, "ok")
 
 
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
-async def test_whoever_is_disabled_refreshes_nothing_and_learns_not_why(desk: Desk, generation: int) -> None:
+async def test_whoever_is_disabled_refreshes_nothing_and_learns_not_why(
+    desk: RefreshDesk, generation: int
+) -> None:
     for table, key in ((desk.users, (ACME, ADA)), (desk.clients, (ACME, APP)), (desk.realms, ACME)):
         desk.change(table, key, enabled=False)
         await desk.refused(generation)
@@ -328,13 +232,13 @@ async def test_whoever_is_disabled_refreshes_nothing_and_learns_not_why(desk: De
     await desk.present(LIVE)
 
 
-async def test_a_client_that_may_no_longer_refresh_learns_not_why(desk: Desk) -> None:
+async def test_a_client_that_may_no_longer_refresh_learns_not_why(desk: RefreshDesk) -> None:
     desk.change(desk.clients, (ACME, APP), grant_types=("password", "client_credentials"))
     for proof in (NOBODY, AS_APP):
         await desk.refused(LIVE, **proof)
 
 
-async def test_a_secret_that_was_replaced_after_the_proof_refreshes_nothing(desk: Desk) -> None:
+async def test_a_secret_that_was_replaced_after_the_proof_refreshes_nothing(desk: RefreshDesk) -> None:
     desk.tokens.meanwhile = lambda: desk.clients.rows.update(
         {(ACME, APP): a_client(secret_digest=digest(b"another"))}
     )
@@ -348,6 +252,7 @@ async def test_a_secret_that_was_replaced_after_the_proof_refreshes_nothing(desk
         {"client_id": APP},
         {"client_id": APP, "client_secret": ""},
         {"client_id": APP, "client_secret": SECRET + "x"},
+        {"client_id": ""},
         {"client_id": "", "client_secret": SECRET},
         {"client_id": "", "client_secret": ""},
         {"client_id": "absent", "client_secret": SECRET},
@@ -360,20 +265,36 @@ async def test_a_secret_that_was_replaced_after_the_proof_refreshes_nothing(desk
     ],
     ids=str,
 )
-async def test_a_wrong_client_is_refused_whatever_token_it_shows(desk: Desk, proof: dict[str, str]) -> None:
+async def test_a_wrong_client_is_refused_whatever_token_it_shows(
+    desk: RefreshDesk, proof: dict[str, str]
+) -> None:
     for generation in (OLD, SPENT, LIVE):
         await desk.unknown(await desk.token(generation), **proof)
         assert desk.draft.outcome == "ok"
     await desk.present(LIVE)
 
 
-async def test_the_proof_is_judged_before_the_token(desk: Desk) -> None:
+@pytest.mark.parametrize("secret", ["", "x", SECRET])
+async def test_a_public_client_has_no_secret_not_even_an_empty_one(desk: RefreshDesk, secret: str) -> None:
+    desk.stands(client_id="spa", rotated_us=desk.clock.now_us())
+    for generation in (OLD, SPENT, LIVE):
+        await desk.unknown(await desk.token(generation), client_id="spa", client_secret=secret)
+
+
+async def test_a_grant_without_a_scope_is_refreshed_without_one(desk: RefreshDesk) -> None:
+    desk.change(desk.clients, (ACME, APP), scope=None)
+    desk.stands(scope=None)
+    answer = await desk.present(LIVE)
+    assert (answer.scope, desk.grant.scope) == (None, None)
+
+
+async def test_the_proof_is_judged_before_the_token(desk: RefreshDesk) -> None:
     for proof in ({"client_id": APP, "client_secret": "wrong"}, {"client_secret": SECRET}):
         await desk.unknown("garbage", **proof)
     await desk.dead("garbage", **AS_APP)
 
 
-async def test_what_is_no_token_of_ours_is_dead(desk: Desk) -> None:
+async def test_what_is_no_token_of_ours_is_dead(desk: RefreshDesk) -> None:
     keys = desk.keys
     texts = [
         "",
@@ -392,14 +313,14 @@ async def test_what_is_no_token_of_ours_is_dead(desk: Desk) -> None:
     assert (desk.grants.rows, desk.intents.kept) == (before, [])
 
 
-async def test_a_client_for_itself_may_hold_a_grant(desk: Desk) -> None:
+async def test_a_client_for_itself_may_hold_a_grant(desk: RefreshDesk) -> None:
     desk.stands(user_id=None, rotated_us=0)
     assert taken_apart((await desk.present(LIVE)).access_token)[1]["sub"] == APP
     await desk.ended(OLD)
     assert desk.draft.subject == APP
 
 
-async def test_a_transaction_that_runs_again_moves_one_step(desk: Desk) -> None:
+async def test_a_transaction_that_runs_again_moves_one_step(desk: RefreshDesk) -> None:
     desk.database.attempts = 3
     answer = await desk.present(LIVE)
     assert (desk.grant.generation, len(desk.intents.kept)) == (LIVE + 1, 1)
@@ -408,7 +329,7 @@ async def test_a_transaction_that_runs_again_moves_one_step(desk: Desk) -> None:
 
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
 async def test_a_storage_that_is_away_is_not_taken_for_a_dead_token(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, generation: int
+    desk: RefreshDesk, monkeypatch: pytest.MonkeyPatch, generation: int
 ) -> None:
     async def away(_: object) -> None:
         raise storage_unavailable()
@@ -421,7 +342,7 @@ async def test_a_storage_that_is_away_is_not_taken_for_a_dead_token(
 
 
 async def test_a_theft_that_could_not_be_answered_is_not_called_refused(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: RefreshDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> bool:
         raise storage_unavailable()
