@@ -97,12 +97,20 @@ class Watch:
         ]
         for thread in self._threads:
             thread.start()
+        # A worker that has never used the key asks the database first: warm is what has been answered once.
+        until = time.monotonic() + RECOVERY_SECONDS
+        while not self._warm() and time.monotonic() < until:
+            time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()
+
+    def _warm(self) -> bool:
+        served = {answer.client for answer in list(self.answers) if answer.status == 200}
+        return len(served) == len(self._threads)
 
     @contextlib.contextmanager
     def during(self, fault: str) -> Iterator[None]:
