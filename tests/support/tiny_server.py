@@ -1,4 +1,7 @@
-"""Runs the supervisor with tiny workers: `tiny_server.py <workers> <seconds of silence> <origin>`."""
+"""Runs the supervisor with tiny workers: `tiny_server.py <workers> <seconds of silence> <origin>`.
+
+The first workers are forked and those that replace them are not, as in the product.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from qimem.observability.logging import configure
 from qimem.server.order import Order
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
+from tests.support import tiny_worker
 
 
 def run(workers: int, silence: float, origin: str) -> int:
@@ -28,7 +32,9 @@ def run(workers: int, silence: float, origin: str) -> int:
         order = Order(settings, key, host, port, url)
         command = (sys.executable, "-m", "tests.support.tiny_worker")
         say = lambda: print(f"ready {url}", flush=True)  # noqa: E731
-        with Supervisor(workers, command=command, silence_seconds=silence) as supervisor:
+        with Supervisor(
+            workers, work=tiny_worker.work, command=command, silence_seconds=silence
+        ) as supervisor:
             return supervisor.run(order, say)
 
 

@@ -15,7 +15,8 @@ from qimem.server.worker import main
 class Tiny:
     def __init__(self, settings, root_key, address) -> None:
         digest = hashlib.sha256(bytes(root_key.reveal())).hexdigest()
-        self.told = {"pid": os.getpid(), "key": digest, "address": address}
+        passed_on = [name for name, value in os.environ.items() if "hunter2" in value or name == "QIMEM_X"]
+        self.told = {"pid": os.getpid(), "key": digest, "address": address, "environment": passed_on}
 
     async def app(self, scope, receive, send) -> None:
         if scope["path"] == "/hang":
@@ -35,5 +36,9 @@ async def start(settings, root_key, address):
     return Tiny(settings, root_key, address)
 
 
+def work(descriptors: list[str]) -> int:
+    return main(descriptors, start)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], start))
+    sys.exit(work(sys.argv[1:]))

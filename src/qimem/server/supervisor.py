@@ -3,8 +3,9 @@
     starting ──all ready──▶ serving ──SIGTERM, SIGINT──▶ draining ──▶ exit 0
         └── one exits ──▶ fail with its reason: what stops the first start would stop every other
 
-Workers are spawned before there is an order for them: importing takes each of them half a second, in
-which the installation is opened. Without that, two workers served 1.6 to 2.2 s after a crash.
+The first workers are forked from a process that has imported all they need and opened nothing yet; those that take
+their place are started anew, because by then this process holds the root key. Importing is most of a start: 0.6 s of
+processor time in each process that does it.
 
 A worker is hung when it has reported nothing for `HEARTBEAT_MISSED_SECONDS`; it is killed and
 replaced like a dead one, at once the first time and ever later when it keeps dying.
@@ -13,6 +14,7 @@ replaced like a dead one, at once the first time and ever later when it keeps dy
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qimem.kernel.limits import DRAIN_SECONDS, HEARTBEAT_MISSED_SECONDS, WORKER_START_SECONDS
 from qimem.kernel.refusal import Refused
 from qimem.observability.logging import logger
+from qimem.server.forked import Forked
 from qimem.server.worker import READY, REFUSAL
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class _Slot:
     """The place of one worker, through all the processes that fill it."""
 
     number: int
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     orders: int = -1
     """Where its order is to be written, as long as it has none."""
     reports: int = -1
@@ -61,12 +64,14 @@ class _Slot:
 class Supervisor:
     """Runs the workers of one server. Use from the main thread: signals and parent-death signals need it.
 
-        with Supervisor(workers) as supervisor:  # they import what they need
+        with Supervisor(workers, work=worker.main) as supervisor:  # they wait for their order
             return supervisor.run(order, announce)
 
     Args:
         workers: How many, at least 1.
-        command: How a worker is started; two descriptors are appended.
+        work: What the first workers do, given two descriptors, as text: they are forked. Without it they are
+            started like the later ones.
+        command: How a later worker is started; the two descriptors are appended.
         silence_seconds: How long a serving worker may say nothing.
     """
 
@@ -74,9 +79,11 @@ class Supervisor:
         self,
         workers: int,
         *,
+        work: Callable[[list[str]], int] | None = None,
         command: Sequence[str] = WORKER_COMMAND,
         silence_seconds: float = HEARTBEAT_MISSED_SECONDS,
     ) -> None:
+        self._work = work
         self._command = tuple(command)
         self._silence_seconds = silence_seconds
         self._slots = [_Slot(number) for number in range(1, workers + 1)]
@@ -86,12 +93,15 @@ class Supervisor:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Spawn the workers."""
+        """Start the workers."""
         self._previous = {
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        # What lives now lives on in every worker: left untouched, its memory stays shared.
+        gc.collect()
+        gc.freeze()
         for slot in self._slots:
-            self._spawn(slot)
+            self._fill(slot, self._spawned if self._work is None else self._forked)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,7 +131,7 @@ class Supervisor:
         now = time.monotonic()
         for slot in self._slots:
             if slot.process is None and now >= slot.start_at:
-                self._spawn(slot)
+                self._fill(slot, self._spawned)
             if slot.orders >= 0:
                 self._instruct(slot, order)
         self._listen()
@@ -141,29 +151,41 @@ class Supervisor:
             announce()
         return None
 
-    def _spawn(self, slot: _Slot) -> None:
+    def _fill(self, slot: _Slot, start: Callable[[int, int], subprocess.Popen[bytes] | Forked]) -> None:
         orders, slot.orders = os.pipe()
         slot.reports, report = os.pipe()
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            # The order carries the settings, so the workers' environments hold no database password.
-            if not name.startswith(("QIMEM_", "DATABASE_URL"))
-        }
         try:
-            slot.process = subprocess.Popen(
-                [*self._command, str(orders), str(report)],
-                pass_fds=(orders, report),
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
-                env=environment,
-            )
+            slot.process = start(orders, report)
         finally:
             os.close(orders)
             os.close(report)
         os.set_blocking(slot.reports, False)
-        self._selector.register(slot.reports, selectors.EVENT_READ, slot)
         slot.ready, slot.said = False, b""
+
+    def _spawned(self, orders: int, report: int) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if not _is_setting(name)}
+        return subprocess.Popen(
+            [*self._command, str(orders), str(report)],
+            pass_fds=(orders, report),
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            env=environment,
+        )
+
+    def _forked(self, orders: int, report: int) -> Forked:
+        return Forked(lambda: self._become_worker(orders, report))
+
+    def _become_worker(self, orders: int, report: int) -> int:
+        assert self._work is not None
+        # With a copy of the writing end it would wait for its order after the death of who could give one.
+        for slot in self._slots:
+            for descriptor in (slot.orders, slot.reports):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        self._selector.close()
+        for name in filter(_is_setting, list(os.environ)):
+            del os.environ[name]
+        return self._work([str(orders), str(report)])
 
     def _instruct(self, slot: _Slot, order: Order) -> None:
         try:
@@ -173,6 +195,7 @@ class Supervisor:
         finally:
             os.close(slot.orders)
             slot.orders = -1
+        self._selector.register(slot.reports, selectors.EVENT_READ, slot)
         slot.started = slot.heard = time.monotonic()
 
     def _listen(self) -> None:
@@ -245,3 +268,8 @@ class Supervisor:
                 slot.process.wait()
             self._forget(slot)
         self._selector.close()
+
+
+def _is_setting(name: str) -> bool:
+    """Whether a variable may hold a password: a worker's settings are in its order."""
+    return name.startswith(("QIMEM_", "DATABASE_URL"))

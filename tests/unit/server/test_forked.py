@@ -1,0 +1,128 @@
+"""A forked child, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from qimem.server.forked import Forked
+from tests.support.processes import alive, eventually
+
+
+def _sleep() -> int:
+    time.sleep(60)
+    return 0
+
+
+def _leave(code: int | str | None) -> Callable[[], int]:
+    return lambda: sys.exit(code)
+
+
+def _fail() -> int:
+    raise ValueError("not like this")
+
+
+@pytest.mark.parametrize(
+    ("run", "code"),
+    [
+        (lambda: 0, 0),
+        (lambda: 78, 78),
+        (_leave(3), 3),
+        (_leave("with a word"), 1),
+        (_leave(None), 1),
+        (_fail, 1),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL) or 0, -signal.SIGKILL),
+    ],
+)
+def test_its_end_is_told_as_of_any_process(run: Callable[[], int], code: int) -> None:
+    child = Forked(run)
+    assert child.wait(5) == code
+    # A second look finds no process and must not ask the system for one.
+    assert child.poll() == code
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_the_parents_program_never_goes_on_in_it() -> None:
+    before = os.getpid()
+    child = Forked(_fail)
+    child.wait(5)
+    assert os.getpid() == before
+
+
+def test_a_failure_is_said_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    Forked(_fail).wait(5)
+    assert "ValueError: not like this" in capfd.readouterr().err
+
+
+def test_it_reads_nothing_and_writes_beside_its_parents_output(capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        os.write(1, b"said" + os.read(0, 10))
+        return 0
+
+    assert Forked(run).wait(5) == 0
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "said")
+
+
+def test_while_it_runs_it_has_no_exit_code_and_a_wait_ends_in_time() -> None:
+    child = Forked(_sleep)
+    assert child.poll() is None
+    began = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.1)
+    assert 0.1 <= time.monotonic() - began < 1
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finds_no_handler_of_its_parent(number: signal.Signals) -> None:
+    caught: list[int] = []
+    before = signal.signal(number, lambda *_: caught.append(os.getpid()))
+    try:
+        for _ in range(50):
+            child = Forked(_sleep)
+            # Sent at once: its first instruction may come later.
+            child.send_signal(number)
+            assert child.wait(5) == -number
+    finally:
+        signal.signal(number, before)
+    assert caught == []
+
+
+def test_the_parent_keeps_its_handlers_and_its_signal_mask() -> None:
+    caught: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: caught.append(os.getpid()))
+    try:
+        child = Forked(_sleep)
+        os.kill(os.getpid(), signal.SIGTERM)
+        eventually(lambda: caught == [os.getpid()])
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT} == set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        child.kill()
+        child.wait()
+
+
+def test_no_signal_is_sent_to_a_number_that_is_free_again() -> None:
+    child = Forked(lambda: 0)
+    child.wait(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "kill", lambda *_: pytest.fail("whose process is that?"))
+        child.kill()
+        child.send_signal(signal.SIGTERM)
+
+
+def test_it_lives_until_it_ends() -> None:
+    child = Forked(_sleep)
+    assert alive(child.pid)
+    child.kill()
+    eventually(lambda: not alive(child.pid))
+    child.wait()
