@@ -206,6 +206,31 @@ def test_a_public_client_has_no_secret_to_rotate(each_world: World, admin: Perso
     refused(own_token(each_world, client, "qcs_x"), 401, "invalid_client")
 
 
+def test_a_scope_taken_from_a_client_is_gone_from_its_grants(each_world: World, admin: Person) -> None:
+    client = each_world.client(admin.realm_id, scope="a b")
+    as_client = {name: client[name] for name in ("client_id", "client_secret")}
+    pair = ok(admin.http.post("/v1/auth/token", json=admin.credentials() | as_client))
+    path = f"{CLIENTS}/{client['client_id']}"
+
+    def told(token: str) -> tuple[bool, str | None]:
+        found = ok(admin.post("/v1/auth/token/introspect", {"token": token}))
+        return found["active"], found.get("scope")
+
+    def refreshed(token: str) -> httpx.Response:
+        return admin.http.post("/v1/auth/token/refresh", json={"refresh_token": token})
+
+    assert {told(pair[kind]) for kind in ("access_token", "refresh_token")} == {(True, "a b")}
+    ok(changed(admin.http, path, {"scope": "b"}))
+    assert {told(pair[kind]) for kind in ("access_token", "refresh_token")} == {(True, "b")}
+    newer = ok(refreshed(pair["refresh_token"]))
+    assert newer["scope"] == "b"
+    ok(changed(admin.http, path, {"scope": "c"}))
+    assert {told(newer[kind]) for kind in ("access_token", "refresh_token")} == {(False, None)}
+    refused(refreshed(newer["refresh_token"]), 400, "invalid_grant")
+    ok(changed(admin.http, path, {"scope": "a b"}))
+    assert ok(refreshed(newer["refresh_token"]))["scope"] == "a b"
+
+
 def test_a_client_is_changed_in_part(each_world: World, admin: Person) -> None:
     client = each_world.client(
         admin.realm_id, name="shop", scope="a b", redirect_uris=["https://a.example/x"]

@@ -23,6 +23,7 @@ from qimem.oauth.bearer import BearerAuthenticator
 from qimem.oauth.client_auth import ClientAuthenticator, invalid_client
 from qimem.oauth.models import AccessClaims, ClientRecord, GrantRecord, GrantType
 from qimem.oauth.refresh_token import PREFIX, RefreshTokens
+from qimem.oauth.scope import left_of
 from qimem.oauth.standing import Standing, StandingCheck
 from qimem.wire.auth import Introspection, IntrospectRequest
 
@@ -101,7 +102,8 @@ class IntrospectionService:
 
     async def _describe(self, token: str) -> Introspection:
         found = await (self._refresh(token) if token.startswith(PREFIX) else self._access(token))
-        return found or INACTIVE
+        # All of its scope was taken from the client: what is left is good for nothing.
+        return INACTIVE if found is None or found.scope == "" else found
 
     async def _access(self, token: str) -> Introspection | None:
         honored = await self._bearer.inspect(token)
@@ -139,9 +141,8 @@ class IntrospectionService:
 
 def _of_access_token(claims: AccessClaims, standing: Standing) -> Introspection:
     return replace(
-        _of_holder(claims.realm_id, standing),
+        _of_holder(claims.realm_id, standing, claims.scope),
         token_use="access",  # noqa: S106 - a kind, not a secret
-        scope=claims.scope,
         iat=claims.issued_at,
         exp=claims.expires_at,
         jti=claims.token_id,
@@ -151,16 +152,15 @@ def _of_access_token(claims: AccessClaims, standing: Standing) -> Introspection:
 def _of_refresh_token(grant: GrantRecord, standing: Standing) -> Introspection:
     issued_us = grant.created_us if grant.rotated_us is None else grant.rotated_us
     return replace(
-        _of_holder(grant.realm_id, standing),
+        _of_holder(grant.realm_id, standing, grant.scope),
         token_use="refresh",  # noqa: S106 - a kind, not a secret
-        scope=grant.scope,
         iat=issued_us // MICROSECONDS,
         exp=grant.expires_us // MICROSECONDS,
         jti=f"{grant.grant_id}.{grant.generation}",
     )
 
 
-def _of_holder(realm_id: RealmId, standing: Standing) -> Introspection:
+def _of_holder(realm_id: RealmId, standing: Standing, granted: str | None) -> Introspection:
     # What the subject may do now, not what it could when the token was made.
     return Introspection(
         active=True,
@@ -170,4 +170,5 @@ def _of_holder(realm_id: RealmId, standing: Standing) -> Introspection:
         realm=realm_id,
         roles=list(standing.roles),
         permissions=sorted(standing.permissions.names),
+        scope=left_of(granted, standing.client.scope),
     )

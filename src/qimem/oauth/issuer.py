@@ -23,6 +23,7 @@ from qimem.oauth.access_token import AccessTokens
 from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
 from qimem.oauth.ports import RefreshMac
 from qimem.oauth.refresh_token import make_refresh_token
+from qimem.oauth.scope import left_of, narrowed
 from qimem.oauth.standing import Standing, StandingCheck
 from qimem.wire.auth import TokenResponse
 
@@ -97,13 +98,17 @@ class Issuer:
             _check_fits(standing)
             if authorization.judged is not None:
                 standing = replace(standing, proven_with=authorization.judged.secret_digest)
-            scope = _narrowed(standing.client, authorization.scope)
+            scope = narrowed(standing.client.scope, authorization.scope)
             grant = None if authorization.write_grant is None else authorization.write_grant(tx, scope)
             draft.token_id = token_id
             if grant is None:
                 return standing, None, scope
             draft.target = str(grant.grant_id)
-            return standing, grant, grant.scope
+            # A refresh keeps what was granted, less what the client has lost since.
+            scope = left_of(grant.scope, standing.client.scope)
+            if scope == "":
+                raise invalid_grant("the client is registered for nothing of this scope any more")
+            return standing, grant, scope
 
         if authorization.write_grant is None:
             standing, grant, scope = await self._database.read(effect)
@@ -163,13 +168,3 @@ def _check_fits(standing: Standing) -> None:
         raise Conflict(
             "the roles carry more permissions than fit into a token", hint="give this subject fewer roles"
         )
-
-
-def _narrowed(client: ClientRecord, requested: str | None) -> str | None:
-    if requested is None:
-        return client.scope
-    allowed = set((client.scope or "").split(" "))
-    wanted = requested.split(" ")
-    if not requested or "" in wanted or not allowed.issuperset(wanted):
-        raise Invalid("scope exceeds what the client is registered for", code="invalid_scope")
-    return " ".join(dict.fromkeys(wanted))

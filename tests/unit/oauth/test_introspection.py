@@ -111,6 +111,41 @@ async def test_roles_and_permissions_are_those_of_now(desk: Desk, kind: str) -> 
     assert (found["active"], found["roles"], found["permissions"]) == (True, [], [])
 
 
+@KINDS
+@pytest.mark.parametrize(
+    ("granted", "registered", "left"),
+    [
+        ("read write", "write", "write"),
+        ("read write", "write read more", "read write"),
+        ("write read", "more read", "read"),
+        (None, "read", None),
+    ],
+)
+async def test_of_a_scope_is_told_what_the_client_may_still_have(
+    desk: Desk, kind: str, granted: str | None, registered: str, left: str | None
+) -> None:
+    desk.grants.rows[ACME, GRANT] = a_grant(grant_id=GRANT, scope=granted)
+    token = await (desk.token(kind) if kind == "refresh" else desk.access_token(scope=granted))
+    desk.change(desk.clients, (ACME, APP), scope=registered)
+    found = await desk.both(token)
+    assert (found["active"], found.get("scope")) == (True, left)
+
+
+@KINDS
+@pytest.mark.parametrize("registered", ["more", "rea", "readwrite", None])
+async def test_what_has_lost_all_of_its_scope_is_inactive(
+    desk: Desk, kind: str, registered: str | None
+) -> None:
+    desk.grants.rows[ACME, GRANT] = a_grant(grant_id=GRANT, scope="read write")
+    token = await (desk.token(kind) if kind == "refresh" else desk.access_token(scope="read write"))
+    assert (await desk.both(token))["active"]
+    desk.change(desk.clients, (ACME, APP), scope=registered)
+    assert await desk.both(token) == INACTIVE
+    # Given back in time, it is good again.
+    desk.change(desk.clients, (ACME, APP), scope="read")
+    assert (await desk.both(token))["scope"] == "read"
+
+
 async def test_each_access_token_is_told_for_itself(desk: Desk) -> None:
     tokens = [await desk.access_token(scope="read"), await desk.access_token(scope="write", seconds=5)]
     for _ in range(2):

@@ -281,6 +281,31 @@ async def test_a_public_client_has_no_secret_not_even_an_empty_one(desk: Refresh
         await desk.unknown(await desk.token(generation), client_id="spa", client_secret=secret)
 
 
+@pytest.mark.parametrize(
+    ("registered", "left"), [("write", "write"), ("more write read", "read write"), ("more read", "read")]
+)
+async def test_a_refresh_gives_what_the_client_may_still_have(
+    desk: RefreshDesk, registered: str, left: str
+) -> None:
+    desk.stands(scope="read write")
+    desk.change(desk.clients, (ACME, APP), scope=registered)
+    answer = await desk.present(LIVE)
+    assert answer.scope == taken_apart(answer.access_token)[1]["scope"] == left
+    # What was granted stays written: given back to the client, it is given again.
+    assert desk.grant.scope == "read write"
+
+
+@pytest.mark.parametrize("registered", ["more", "rea", "readwrite", None])
+async def test_nothing_is_spent_when_the_client_has_lost_all_of_the_scope(
+    desk: RefreshDesk, registered: str | None
+) -> None:
+    desk.stands(scope="read write")
+    desk.change(desk.clients, (ACME, APP), scope=registered)
+    await desk.dead(await desk.token(LIVE))
+    desk.change(desk.clients, (ACME, APP), scope="read")
+    assert (await desk.present(LIVE)).scope == "read"
+
+
 async def test_a_grant_without_a_scope_is_refreshed_without_one(desk: RefreshDesk) -> None:
     desk.change(desk.clients, (ACME, APP), scope=None)
     desk.stands(scope=None)
