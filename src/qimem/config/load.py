@@ -121,7 +121,11 @@ def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> di
     for name, option in ALIASES.items():
         if environ.get(name):
             found[option] = Given(environ[name], name)
+    slips = _slips()
     for name, raw in environ.items():
+        if name in slips:
+            mistakes.append(Mistake(name, name, f"no such option; did you mean {slips[name]}?"))
+        # Others may be anyone's: Kubernetes makes QIMEM_PORT of a service called qimem.
         if not name.startswith("QIMEM_") or "__" not in name:
             continue
         if name not in by_name:
@@ -131,6 +135,18 @@ def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> di
         if option in found and found[option].raw != raw:
             mistakes.append(Mistake(name, option, f"contradicts {found[option].origin}"))
         found[option] = Given(raw, name)
+    return found
+
+
+def _slips() -> dict[str, str]:
+    """Variables that only look like options, such as QIMEM_WORKERS, and those that were meant."""
+    found: dict[str, str] = {}
+    for option, _ in options():
+        meant = "QIMEM_" + option.replace(".", "__").upper()
+        as_flag = _flag(option).removeprefix("--").replace("-", "_").upper()
+        for name in ("QIMEM_" + as_flag, meant.replace("__", "_")):
+            if name not in ALIASES:
+                found[name] = meant
     return found
 
 

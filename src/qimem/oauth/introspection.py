@@ -16,7 +16,6 @@ from qimem.errors import Forbidden, InvalidFields
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.context import Actor
 from qimem.kernel.ids import RealmId, parse_uuid
-from qimem.kernel.limits import CLOCK_SKEW_SECONDS
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Database, Tx
 from qimem.oauth.bearer import BearerAuthenticator
@@ -123,13 +122,7 @@ class IntrospectionService:
         if found is None:
             return None
         presented, grant = found
-        now_us = self._clock.now_us()
-        alive = (
-            grant.revoked_us is None
-            and grant.created_us - CLOCK_SKEW_SECONDS * MICROSECONDS <= now_us < grant.expires_us
-            and presented.generation == grant.generation
-        )
-        if not alive:
+        if not grant.lives_at(self._clock.now_us()) or presented.generation != grant.generation:
             return None
         standing = await self._database.read(
             lambda tx: self._standing.load(tx, grant.realm_id, grant.client_id, grant.user_id)

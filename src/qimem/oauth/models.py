@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from qimem.kernel.clock import MICROSECONDS
 from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.limits import CLOCK_SKEW_SECONDS
 
 
 class GrantType(StrEnum):
@@ -75,6 +77,11 @@ class GrantRecord:
     created_us: int
     expires_us: int
     revoked_us: int | None
+
+    def lives_at(self, now_us: int) -> bool:
+        """Whether it is neither over nor, after a clock was set back, still to begin."""
+        begun = self.created_us <= now_us + CLOCK_SKEW_SECONDS * MICROSECONDS
+        return self.revoked_us is None and begun and now_us < self.expires_us
 
 
 @dataclass(frozen=True, slots=True)

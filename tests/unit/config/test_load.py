@@ -73,6 +73,26 @@ def test_an_empty_short_variable_is_none() -> None:
     assert load({}, {"DATABASE_URL": "", "QIMEM_BIND": ""}).settings == Settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("QIMEM_WORKERS", "QIMEM_SERVER__WORKERS"),
+        ("QIMEM_SERVER_WORKERS", "QIMEM_SERVER__WORKERS"),
+        ("QIMEM_DATA_DIR", "QIMEM_SERVER__DATA_DIR"),
+        ("QIMEM_DATABASE_URL", "QIMEM_DATABASE__URL"),
+        ("QIMEM_AUDIT_MODE", "QIMEM_AUDIT__MODE"),
+        ("QIMEM_ROOT_KEY_FILE", "QIMEM_SEAL__ROOT_KEY_FILE"),
+    ],
+)
+def test_a_variable_that_only_looks_like_an_option_is_refused(name: str, meant: str) -> None:
+    assert mistakes(environ={name: "2"}) == [f"{name}: {name}: no such option; did you mean {meant}?"]
+
+
+@pytest.mark.parametrize("name", ["QIMEM_URL", "QIMEM_CLIENT_SECRET", "QIMEM_PORT", "QIMEM_SERVICE_HOST"])
+def test_variables_of_others_are_let_be(name: str) -> None:
+    assert load({}, {name: "tcp://10.0.0.1:80"}).settings == Settings()
+
+
 def test_two_variables_that_disagree_are_refused() -> None:
     environ = {"QIMEM_BIND": "127.0.0.1:1", "QIMEM_SERVER__BIND": "127.0.0.1:2"}
     assert mistakes(environ=environ) == ["QIMEM_SERVER__BIND: server.bind: contradicts QIMEM_BIND"]

@@ -214,12 +214,12 @@ async def test_a_grant_that_is_over_meanwhile_gives_nothing(
 
 @pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
 async def test_a_grant_that_is_gone_meanwhile_gives_nothing(desk: RefreshDesk, generation: int) -> None:
-    desk.tokens.meanwhile = lambda: desk.grants.rows.pop((ACME, GRANT))
+    desk.tokens.meanwhile = lambda: desk.grants.rows.pop((ACME, GRANT), None)
     await desk.dead(await desk.token(generation))
     assert (desk.grants.rows, desk.draft.outcome) == ({(OTHER, GRANT): desk.elsewhere}, "ok")
 
 
-@pytest.mark.parametrize("generation", [OLD, SPENT, LIVE])
+@pytest.mark.parametrize("generation", [SPENT, LIVE, LIVE + 1])
 async def test_whoever_is_disabled_refreshes_nothing_and_learns_not_why(
     desk: RefreshDesk, generation: int
 ) -> None:
@@ -230,6 +230,26 @@ async def test_whoever_is_disabled_refreshes_nothing_and_learns_not_why(
             await desk.unknown(await desk.token(generation), **AS_APP)
         desk.change(table, key, enabled=True)
     await desk.present(LIVE)
+
+
+@pytest.mark.parametrize("generation", [0, OLD, SPENT])
+@pytest.mark.parametrize("disabled", ["user", "client", "realm", "grant type", "scope"])
+async def test_a_copy_ends_the_grant_also_of_whoever_is_disabled(
+    desk: RefreshDesk, generation: int, disabled: str
+) -> None:
+    desk.stands(rotated_us=desk.clock.now_us() - 11 * SECOND)
+    match disabled:
+        case "user":
+            desk.change(desk.users, (ACME, ADA), enabled=False)
+        case "client":
+            desk.change(desk.clients, (ACME, APP), enabled=False)
+        case "realm":
+            desk.change(desk.realms, ACME, enabled=False)
+        case "grant type":
+            desk.change(desk.clients, (ACME, APP), grant_types=("password",))
+        case "scope":
+            desk.change(desk.clients, (ACME, APP), scope="more")
+    await desk.ended(generation)
 
 
 async def test_a_client_that_may_no_longer_refresh_learns_not_why(desk: RefreshDesk) -> None:

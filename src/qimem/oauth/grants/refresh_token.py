@@ -11,7 +11,7 @@ from __future__ import annotations
 from qimem.errors import Invalid
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
-from qimem.kernel.limits import CLOCK_SKEW_SECONDS, REFRESH_GRACE_SECONDS
+from qimem.kernel.limits import REFRESH_GRACE_SECONDS
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx
 from qimem.oauth.client_auth import ClientAuthenticator, invalid_client
@@ -69,10 +69,26 @@ class RefreshTokenGrant:
         judged = client if request.client_secret is not None else None
         try:
             return await self._issue(grant, token, draft, judged)
+        except Invalid as error:
+            # Which of user, client or realm fell away is nobody's business here. A copy of an old token is one for all
+            # that: the grant would live on when they are enabled again.
+            if not await self._is_copy(request.refresh_token, by_client=judged is not None):
+                raise invalid_refresh_token() from error
         except _Reused:
-            draft.outcome = "refresh_token_reused"
-            await self._revocation.end(grant, draft)
-            raise invalid_refresh_token() from None
+            pass
+        draft.outcome = "refresh_token_reused"
+        await self._revocation.end(grant, draft)
+        raise invalid_refresh_token()
+
+    async def _is_copy(self, text: str, *, by_client: bool) -> bool:
+        """Whether a token that was refused for another reason had been spent, and its grant lives."""
+        found = await self._tokens.find(text)
+        if found is None:
+            return False
+        token, grant = found
+        now_us = self._clock.now_us()
+        spent = grant.lives_at(now_us) and token.generation < grant.generation
+        return spent and not _in_grace(grant, token.generation, now_us, by_client=by_client)
 
     async def _client(self, request: RefreshRequest) -> ClientRecord | None:
         if request.client_id is None:
@@ -89,7 +105,7 @@ class RefreshTokenGrant:
 
         def rotate(tx: Tx, scope: str | None) -> GrantRecord:  # noqa: ARG001 - the grant keeps its scope
             now_us = self._clock.now_us()
-            if grant.created_us > now_us + CLOCK_SKEW_SECONDS * MICROSECONDS:
+            if not grant.lives_at(now_us):
                 raise invalid_refresh_token()
             rotated = self._grants.rotate(
                 tx,
@@ -102,28 +118,24 @@ class RefreshTokenGrant:
             if rotated is not None:
                 return rotated
             current = self._grants.find(tx, grant.realm_id, grant.grant_id)
-            if current is None or current.revoked_us is not None or current.expires_us <= now_us:
+            if current is None or not current.lives_at(now_us):
                 raise invalid_refresh_token()
             if _in_grace(current, token.generation, now_us, by_client=by_client):
                 return current
             raise _Reused
 
-        try:
-            return await self._issuer.issue(
-                Authorization(
-                    grant_type=GrantType.REFRESH_TOKEN,
-                    realm_id=grant.realm_id,
-                    client_id=grant.client_id,
-                    judged=judged,
-                    user_id=grant.user_id,
-                    scope=None,
-                    write_grant=rotate,
-                    draft=draft,
-                )
+        return await self._issuer.issue(
+            Authorization(
+                grant_type=GrantType.REFRESH_TOKEN,
+                realm_id=grant.realm_id,
+                client_id=grant.client_id,
+                judged=judged,
+                user_id=grant.user_id,
+                scope=None,
+                write_grant=rotate,
+                draft=draft,
             )
-        except Invalid as error:
-            # Which of user, client or realm fell away is nobody's business here.
-            raise invalid_refresh_token() from error
+        )
 
 
 def _in_grace(current: GrantRecord, presented: int, now_us: int, *, by_client: bool) -> bool:
