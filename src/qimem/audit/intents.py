@@ -6,6 +6,7 @@ the stream is taken up again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from qimem.audit.ports import IntentStore, PendingIntent
@@ -15,6 +16,9 @@ from qimem.kernel.audit_draft import AuditDraft, Intent
 from qimem.kernel.clock import Clock
 from qimem.kernel.limits import AUDIT_OPEN_SECONDS, AUDIT_SETTLE_SECONDS
 from qimem.kernel.transaction import Database, Tx
+
+APPENDED_TOGETHER = 1_000
+"""So many recovered records are one write at most."""
 
 
 class Intents:
@@ -98,15 +102,39 @@ class Intents:
     ) -> None:
         try:
             # A write, though nothing is written: it has its turn behind a commit that still hangs.
-            for intent in await database.write(lambda tx: self._store.pending(tx, self._stream)):
-                open_since = self._open.get(intent.record_id, given_up_before)
-                if open_since <= given_up_before and intent.record_id not in self._logged:
-                    self._open.pop(intent.record_id, None)
-                    await append(recovered(intent.line))
-                    self._logged.append(intent.record_id)
+            pending = await database.write(lambda tx: self._store.pending(tx, self._stream))
+            logged = set(self._logged)
+            lost = [
+                intent
+                for intent in pending
+                if intent.record_id not in logged
+                and self._open.get(intent.record_id, given_up_before) <= given_up_before
+            ]
+            for start in range(0, len(lost), APPENDED_TOGETHER):
+                await self._append_all(lost[start : start + APPENDED_TOGETHER], append)
         except BaseException:
             self._doubt = True
             raise
+
+    async def _append_all(
+        self, lost: Sequence[PendingIntent], append: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        # One after the other each would wait for a write of its own, in mode interval a fifth of a second.
+        # They go on when this is cancelled, as nobody can call them back from the log.
+        each = asyncio.gather(*(self._append(intent, append) for intent in lost), return_exceptions=True)
+        for failure in await asyncio.shield(each):
+            if failure is not None:
+                raise failure
+
+    async def _append(self, intent: PendingIntent, append: Callable[[bytes], Awaitable[None]]) -> None:
+        self._open[intent.record_id] = self._clock.monotonic_seconds()
+        try:
+            await append(recovered(intent.line))
+        except BaseException:
+            self._open.pop(intent.record_id, None)
+            raise
+        self._open.pop(intent.record_id, None)
+        self._logged.append(intent.record_id)
 
 
 def new_record_id() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from qimem.audit.events import AuditEvents
-from qimem.audit.intents import Intents
+from qimem.audit.intents import APPENDED_TOGETHER, Intents
 from qimem.audit.log import (
     DIRECTORY,
     PublicKey,
@@ -41,8 +41,6 @@ from qimem.storage.repositories.audit import IntentRepository
 _log = logging.getLogger(__name__)
 _INTENTS = IntentRepository()
 _MEBIBYTE = 1024 * 1024
-_TOGETHER = 1_000
-"""So many recovered records are one write at most."""
 
 
 class AuditLog:
@@ -140,10 +138,10 @@ class _Opening:
         for other in others:
             other.close()
         lost = [each.line for intents in pending.values() for each in intents if each.record_id not in seen]
-        for start in range(0, len(lost), _TOGETHER):
+        for start in range(0, len(lost), APPENDED_TOGETHER):
             # One after the other took 8 s for 80, when each waits for others to come along.
             await asyncio.gather(
-                *(own[1].append(recovered(line)) for line in lost[start : start + _TOGETHER])
+                *(own[1].append(recovered(line)) for line in lost[start : start + APPENDED_TOGETHER])
             )
         self.left += [(name, each.record_id) for name, intents in pending.items() for each in intents]
         return own

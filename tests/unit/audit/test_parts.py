@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -54,6 +55,8 @@ class Trail:
         self.verdict: bool | None = True
         self.waiting: list[Any] = []
         self.writable = True
+        self.seconds = 0.0
+        self.refused: set[str] = set()
 
     def submit(self, line: bytes, done: Any) -> None:
         self.require_writable()
@@ -70,6 +73,9 @@ class Trail:
 
     async def append(self, line: bytes) -> None:
         self.require_writable()
+        await asyncio.sleep(self.seconds)
+        if decoded(line).id in self.refused:
+            raise audit_unavailable()
         self.lines.append(line)
 
 
@@ -194,6 +200,55 @@ async def test_while_the_log_is_away_doubts_are_kept(desk: Desk) -> None:
     desk.trail.writable = True
     await desk.tidy()
     assert len(desk.trail.lines) == 1
+
+
+def lost(desk: Desk, count: int) -> list[str]:
+    """Changes that happened, whose records are not in the log."""
+    desk.trail.verdict = False
+    drafts = [desk.intended() for _ in range(count)]
+    for draft in drafts:
+        desk.record(draft)
+    return [draft.intent.record_id for draft in drafts]
+
+
+async def test_what_was_left_out_is_appended_together_and_in_order(desk: Desk) -> None:
+    ids = lost(desk, 1_005)
+    desk.trail.seconds = 0.05
+    began = asyncio.get_running_loop().time()
+    await desk.tidy()
+    assert asyncio.get_running_loop().time() - began < 2
+    assert [decoded(line).id for line in desk.trail.lines] == ids
+    await desk.tidy()
+    assert (desk.rows.rows, len(desk.trail.lines)) == ({}, len(ids))
+
+
+async def test_of_several_that_were_left_out_those_that_fail_again_are_tried_again(desk: Desk) -> None:
+    ids = lost(desk, 5)
+    desk.trail.refused = {ids[1], ids[3]}
+    with pytest.raises(Unavailable):
+        await desk.tidy()
+    assert [decoded(line).id for line in desk.trail.lines] == [ids[0], ids[2], ids[4]]
+    desk.trail.refused = set()
+    await desk.tidy()
+    await desk.tidy()
+    assert sorted(decoded(line).id for line in desk.trail.lines) == sorted(ids)
+    assert desk.rows.rows == {}
+
+
+async def test_what_is_being_appended_when_all_ends_is_appended_once(desk: Desk) -> None:
+    ids = lost(desk, 3)
+    desk.trail.seconds = 0.1
+    tidying = asyncio.create_task(desk.tidy())
+    await asyncio.sleep(0.02)
+    tidying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await tidying
+    # The last look before the log is closed.
+    await desk.tidy()
+    await asyncio.sleep(0.15)
+    assert [decoded(line).id for line in desk.trail.lines] == ids
+    await desk.tidy()
+    assert desk.rows.rows == {}
 
 
 async def test_the_outcome_is_the_one_that_is_answered(desk: Desk) -> None:
