@@ -13,8 +13,10 @@ BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-header
 
+# Of the tests with whole servers, these are not timed, and most of their time they wait: no neighbour disturbs them.
+BESIDE = $(addprefix tests/e2e/test_, story.py outside_verifiers.py torn_log.py hardening.py)
 # What looks at the clock, or at all of the machine, runs alone.
-ALONE = tests/bench tests/e2e tests/faults tests/fuzz
+ALONE = tests/bench $(filter-out $(BESIDE), $(sort $(wildcard tests/e2e/test_*.py))) tests/faults tests/fuzz
 
 .PHONY: help run test acceptance mutation check fix bench compare docs lock clean
 
