@@ -224,7 +224,11 @@ def test_a_scope_taken_from_a_client_is_gone_from_its_grants(each_world: World, 
     assert {told(pair[kind]) for kind in ("access_token", "refresh_token")} == {(True, "b")}
     newer = ok(refreshed(pair["refresh_token"]))
     assert newer["scope"] == "b"
+    own = each_world.bearer(newer["access_token"])
+    ok(own.get("/v1/auth/me"))
     ok(changed(admin.http, path, {"scope": "c"}))
+    # What introspection says is what the token opens.
+    refused(own.get("/v1/auth/me"), 401, "invalid_token")
     assert {told(newer[kind]) for kind in ("access_token", "refresh_token")} == {(False, None)}
     refused(refreshed(newer["refresh_token"]), 400, "invalid_grant")
     ok(changed(admin.http, path, {"scope": "a b"}))

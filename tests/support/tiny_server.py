@@ -32,9 +32,8 @@ def run(workers: int, silence: float, origin: str) -> int:
         order = Order(settings, key, host, port, url)
         command = (sys.executable, "-m", "tests.support.tiny_worker")
         say = lambda: print(f"ready {url}", flush=True)  # noqa: E731
-        with Supervisor(
-            workers, work=tiny_worker.work, command=command, silence_seconds=silence
-        ) as supervisor:
+        with Supervisor(workers, command=command, silence_seconds=silence) as supervisor:
+            supervisor.start(tiny_worker.work)
             return supervisor.run(order, say)
 
 

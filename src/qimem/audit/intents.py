@@ -103,15 +103,16 @@ class Intents:
         try:
             # A write, though nothing is written: it has its turn behind a commit that still hangs.
             pending = await database.write(lambda tx: self._store.pending(tx, self._stream))
-            logged = set(self._logged)
             lost = [
                 intent
                 for intent in pending
-                if intent.record_id not in logged
-                and self._open.get(intent.record_id, given_up_before) <= given_up_before
+                if self._open.get(intent.record_id, given_up_before) <= given_up_before
             ]
             for start in range(0, len(lost), APPENDED_TOGETHER):
-                await self._append_all(lost[start : start + APPENDED_TOGETHER], append)
+                # One that took long may have come while those before it were written.
+                logged = set(self._logged)
+                part = lost[start : start + APPENDED_TOGETHER]
+                await self._append_all([each for each in part if each.record_id not in logged], append)
         except BaseException:
             self._doubt = True
             raise

@@ -123,7 +123,7 @@ def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> di
             found[option] = Given(environ[name], name)
     slips = _slips()
     for name, raw in environ.items():
-        if name in slips:
+        if name in slips and raw:
             mistakes.append(Mistake(name, name, f"no such option; did you mean {slips[name]}?"))
         # Others may be anyone's: Kubernetes makes QIMEM_PORT of a service called qimem.
         if not name.startswith("QIMEM_") or "__" not in name:

@@ -32,6 +32,7 @@ from qimem.oauth.access_token import AccessTokens, invalid_token
 from qimem.oauth.client_secret import FOREVER_US, taken_until_us
 from qimem.oauth.models import AccessClaims
 from qimem.oauth.ports import GrantStore, TokenSigner
+from qimem.oauth.scope import left_of
 from qimem.oauth.standing import StandingCheck
 
 _SCHEME = b"bearer "
@@ -167,6 +168,8 @@ class BearerAuthenticator:
             return None
         standing = self._standing.load(tx, claims.realm_id, claims.client_id, user_id)
         if standing is None or self._grants.is_access_token_revoked(tx, claims.realm_id, claims.token_id):
+            return None
+        if left_of(claims.scope, standing.client.scope) == "":
             return None
         until_us = FOREVER_US if user_id is not None else taken_until_us(standing.client, claims.secret_id)
         if self._clock.now_us() >= until_us:

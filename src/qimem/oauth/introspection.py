@@ -101,7 +101,7 @@ class IntrospectionService:
 
     async def _describe(self, token: str) -> Introspection:
         found = await (self._refresh(token) if token.startswith(PREFIX) else self._access(token))
-        # All of its scope was taken from the client: what is left is good for nothing.
+        # All of its scope was taken from the client: what is left is good for nothing. An access token opens nothing.
         return INACTIVE if found is None or found.scope == "" else found
 
     async def _access(self, token: str) -> Introspection | None:

@@ -100,14 +100,14 @@ class Issuer:
                 standing = replace(standing, proven_with=authorization.judged.secret_digest)
             scope = narrowed(standing.client.scope, authorization.scope)
             grant = None if authorization.write_grant is None else authorization.write_grant(tx, scope)
-            draft.token_id = token_id
             if grant is None:
+                draft.token_id = token_id
                 return standing, None, scope
-            draft.target = str(grant.grant_id)
             # A refresh keeps what was granted, less what the client has lost since.
             scope = left_of(grant.scope, standing.client.scope)
             if scope == "":
                 raise invalid_grant("the client is registered for nothing of this scope any more")
+            draft.token_id, draft.target = token_id, str(grant.grant_id)
             return standing, grant, scope
 
         if authorization.write_grant is None:

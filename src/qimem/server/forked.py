@@ -45,7 +45,11 @@ class Forked:
     def poll(self) -> int | None:
         """The exit code, negative the signal that ended it; None while it runs."""
         if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                # Started with SIGCHLD ignored, the system keeps no exit codes. `subprocess` says 0 as well.
+                pid, status = self.pid, 0
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
         return self._code
@@ -77,15 +81,20 @@ class Forked:
 
 
 def _end_with(run: Callable[[], int]) -> None:
+    # Above this frame is the parent's program, which must not go on here, whatever fails: also saying so.
     code = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(2, 1)
-        code = run()
-    except SystemExit as ending:
-        code = ending.code if isinstance(ending.code, int) else 1
-    except BaseException:  # noqa: BLE001 - above this frame is the parent's program, which must not go on here
-        traceback.print_exc()
-    finally:
+        try:
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            if nothing:
+                os.close(nothing)
+            os.dup2(2, 1)
+            code = run()
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
         sys.stderr.flush()
+    finally:
         os._exit(code)

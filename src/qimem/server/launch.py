@@ -97,8 +97,9 @@ def _run_workers(plan: Plan, settings: Settings, listener: socket.socket) -> int
     from qimem.server.order import Order  # noqa: PLC0415
 
     url = base_url(listener)
-    _import_all(settings)
-    with Supervisor(settings.server.workers, work=worker.main) as supervisor:
+    with Supervisor(settings.server.workers) as supervisor:
+        _import_all(settings)
+        supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, url))
         share(listener)
         host, port = listener.getsockname()[:2]

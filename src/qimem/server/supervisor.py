@@ -64,14 +64,13 @@ class _Slot:
 class Supervisor:
     """Runs the workers of one server. Use from the main thread: signals and parent-death signals need it.
 
-        with Supervisor(workers, work=worker.main) as supervisor:  # they wait for their order
+        with Supervisor(workers) as supervisor:
+            supervisor.start(worker.main)  # they wait for their order
             return supervisor.run(order, announce)
 
     Args:
         workers: How many, at least 1.
-        work: What the first workers do, given two descriptors, as text: they are forked. Without it they are
-            started like the later ones.
-        command: How a later worker is started; the two descriptors are appended.
+        command: How a worker is started that is not forked; two descriptors are appended.
         silence_seconds: How long a serving worker may say nothing.
     """
 
@@ -79,11 +78,9 @@ class Supervisor:
         self,
         workers: int,
         *,
-        work: Callable[[list[str]], int] | None = None,
         command: Sequence[str] = WORKER_COMMAND,
         silence_seconds: float = HEARTBEAT_MISSED_SECONDS,
     ) -> None:
-        self._work = work
         self._command = tuple(command)
         self._silence_seconds = silence_seconds
         self._slots = [_Slot(number) for number in range(1, workers + 1)]
@@ -93,22 +90,37 @@ class Supervisor:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Start the workers."""
+        """Take the signals over."""
         self._previous = {
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers, and give the signals back."""
+        self._drain()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def start(self, work: Callable[[list[str]], int] | None = None) -> None:
+        """Start the first workers, which will wait for their order.
+
+        Args:
+            work: What they do, given two descriptors as text: they are forked. Without it they are started like
+                the later ones.
+
+        Raises:
+            OSError: the system refuses another process.
+        """
+        if work is None:
+            for slot in self._slots:
+                self._fill(slot, self._spawned)
+            return
         # What lives now lives on in every worker: left untouched, its memory stays shared.
         gc.collect()
         gc.freeze()
         for slot in self._slots:
-            self._fill(slot, self._spawned if self._work is None else self._forked)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the workers."""
-        self._drain()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            self._fill(slot, lambda orders, report: Forked(lambda: self._become_worker(work, orders, report)))
 
     def run(self, order: Order, announce: Callable[[], None]) -> int:
         """Supervise until told to stop; the exit code of the process.
@@ -172,11 +184,7 @@ class Supervisor:
             env=environment,
         )
 
-    def _forked(self, orders: int, report: int) -> Forked:
-        return Forked(lambda: self._become_worker(orders, report))
-
-    def _become_worker(self, orders: int, report: int) -> int:
-        assert self._work is not None
+    def _become_worker(self, work: Callable[[list[str]], int], orders: int, report: int) -> int:
         # With a copy of the writing end it would wait for its order after the death of who could give one.
         for slot in self._slots:
             for descriptor in (slot.orders, slot.reports):
@@ -185,7 +193,7 @@ class Supervisor:
         self._selector.close()
         for name in filter(_is_setting, list(os.environ)):
             del os.environ[name]
-        return self._work([str(orders), str(report)])
+        return work([str(orders), str(report)])
 
     def _instruct(self, slot: _Slot, order: Order) -> None:
         try:

@@ -93,6 +93,10 @@ def test_variables_of_others_are_let_be(name: str) -> None:
     assert load({}, {name: "tcp://10.0.0.1:80"}).settings == Settings()
 
 
+def test_an_empty_one_is_as_good_as_none() -> None:
+    assert load({}, {"QIMEM_WORKERS": ""}).settings == Settings()
+
+
 def test_two_variables_that_disagree_are_refused() -> None:
     environ = {"QIMEM_BIND": "127.0.0.1:1", "QIMEM_SERVER__BIND": "127.0.0.1:2"}
     assert mistakes(environ=environ) == ["QIMEM_SERVER__BIND: server.bind: contradicts QIMEM_BIND"]

@@ -7,8 +7,9 @@ from uuid import UUID
 import pytest
 
 from qimem.crypto.mac import digest
-from qimem.errors import Unavailable, storage_unavailable
+from qimem.errors import Conflict, Unavailable, storage_unavailable
 from qimem.kernel.ids import ClientId
+from qimem.oauth import issuer
 from qimem.oauth.refresh_token import make_refresh_token
 from tests.support.oauth import taken_apart
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, SECRET, a_client, a_grant
@@ -250,6 +251,15 @@ async def test_a_copy_ends_the_grant_also_of_whoever_is_disabled(
         case "scope":
             desk.change(desk.clients, (ACME, APP), scope="more")
     await desk.ended(generation)
+
+
+async def test_a_copy_ends_the_grant_also_of_whoever_has_too_many_roles(
+    desk: RefreshDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuer, "BEARER_CHARS_MAX", 0)
+    with pytest.raises(Conflict):
+        await desk.present(LIVE)
+    await desk.ended(OLD)
 
 
 async def test_a_client_that_may_no_longer_refresh_learns_not_why(desk: RefreshDesk) -> None:

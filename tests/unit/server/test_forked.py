@@ -36,7 +36,7 @@ def _fail() -> int:
         (lambda: 78, 78),
         (_leave(3), 3),
         (_leave("with a word"), 1),
-        (_leave(None), 1),
+        (_leave(None), 0),
         (_fail, 1),
         (lambda: os.kill(os.getpid(), signal.SIGKILL) or 0, -signal.SIGKILL),
     ],
@@ -126,3 +126,32 @@ def test_it_lives_until_it_ends() -> None:
     child.kill()
     eventually(lambda: not alive(child.pid))
     child.wait()
+
+
+@pytest.mark.parametrize("run", [lambda: 7, _fail], ids=["returns", "fails"])
+@pytest.mark.parametrize("stderr", ["broken", "absent"])
+def test_it_ends_also_where_nothing_can_be_said(run: Callable[[], int], stderr: str) -> None:
+    def unheard() -> int:
+        reading, writing = os.pipe()
+        os.close(reading)
+        sys.stderr = os.fdopen(writing, "w") if stderr == "broken" else None
+        if sys.stderr is not None:
+            sys.stderr.write("said to nobody")
+        return run()
+
+    here = os.getpid()
+    child = Forked(unheard)
+    assert os.getpid() == here, "the parent's program goes on in the child"
+    assert child.wait(5) == (7 if run is not _fail else 1)
+
+
+def test_where_the_system_keeps_no_exit_codes_its_end_is_seen() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = Forked(_sleep)
+        assert child.poll() is None
+        child.kill()
+        assert child.wait(5) == 0
+        child.kill()
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -22,6 +22,7 @@ from qimem.config.schema import Settings
 from qimem.kernel.secret import SecretBytes
 from qimem.server.order import Order
 from qimem.server.supervisor import Supervisor
+from tests.support import tiny_worker
 from tests.support.processes import alive, eventually, get
 
 KEY = hashlib.sha256(b"a root key for these tests").digest()
@@ -191,6 +192,7 @@ def test_every_process_is_closed_to_others(tmp_path: Path) -> None:
             assert "Umask:\t0077" in Path(f"/proc/{pid}/status").read_text()
 
 
+Work = Callable[[list[str]], int] | None
 TINY_WORKER = (sys.executable, "-m", "tests.support.tiny_worker")
 
 
@@ -198,29 +200,59 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children()}
 
 
-def test_workers_that_wait_for_their_order_end_when_there_will_be_none() -> None:
+@pytest.mark.parametrize("work", [None, tiny_worker.work], ids=["started", "forked"])
+def test_workers_that_wait_for_their_order_end_when_there_will_be_none(work: Work) -> None:
     before = children()
-    with Supervisor(2, command=TINY_WORKER):
+    with Supervisor(2, command=TINY_WORKER) as supervisor:
+        supervisor.start(work)
         waiting = children() - before
         assert len(waiting) == 2
         assert all(map(alive, waiting))
     assert not any(map(alive, waiting))
 
 
-def test_a_signal_before_there_is_an_order_ends_in_order() -> None:
+@pytest.mark.parametrize("work", [None, tiny_worker.work], ids=["started", "forked"])
+def test_a_signal_before_there_is_an_order_ends_in_order(work: Work) -> None:
     order = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")
     before = signal.getsignal(signal.SIGTERM)
     with Supervisor(1, command=TINY_WORKER) as supervisor:
+        supervisor.start(work)
         os.kill(os.getpid(), signal.SIGTERM)
         assert supervisor.run(order, lambda: pytest.fail("nobody serves")) == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_worker_that_ended_before_its_order_fails_the_start() -> None:
+@pytest.mark.parametrize("work", [None, tiny_worker.work], ids=["started", "forked"])
+def test_a_worker_that_ended_before_its_order_fails_the_start(work: Work) -> None:
     before = children()
     order = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")
     with Supervisor(1, command=TINY_WORKER) as supervisor:
+        supervisor.start(work)
         (pid,) = children() - before
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
         assert supervisor.run(order, lambda: pytest.fail("nobody serves")) == 1
+
+
+def test_a_signal_before_there_are_workers_ends_in_order() -> None:
+    order = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")
+    with Supervisor(1) as supervisor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        supervisor.start(lambda _: time.sleep(60) or 0)
+        assert supervisor.run(order, lambda: pytest.fail("nobody serves")) == 0
+
+
+def test_of_workers_that_cannot_all_be_started_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, forks, fork = children(), [0], os.fork
+
+    def refuse_the_second() -> int:
+        forks[0] += 1
+        if forks[0] == 2:
+            raise BlockingIOError
+        return fork()
+
+    monkeypatch.setattr(os, "fork", refuse_the_second)
+    with pytest.raises(BlockingIOError), Supervisor(2) as supervisor:
+        supervisor.start(lambda _: time.sleep(60) or 0)
+    assert forks == [2]
+    assert children() == before

@@ -8,7 +8,7 @@ again. Anything older is a copy in someone's hands: the whole grant ends.
 
 from __future__ import annotations
 
-from qimem.errors import Invalid
+from qimem.errors import Conflict, Invalid
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.limits import REFRESH_GRACE_SECONDS
@@ -69,10 +69,12 @@ class RefreshTokenGrant:
         judged = client if request.client_secret is not None else None
         try:
             return await self._issue(grant, token, draft, judged)
-        except Invalid as error:
+        except (Conflict, Invalid) as error:
             # Which of user, client or realm fell away is nobody's business here. A copy of an old token is one for all
             # that: the grant would live on when they are enabled again.
             if not await self._is_copy(request.refresh_token, by_client=judged is not None):
+                if isinstance(error, Conflict):
+                    raise
                 raise invalid_refresh_token() from error
         except _Reused:
             pass

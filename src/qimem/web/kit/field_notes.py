@@ -309,7 +309,9 @@ _AUTH: Final[dict[str, Note]] = {
     "Introspection.username": _note("Of the user; absent where a client acts for itself"),
     "Introspection.client_id": _note("Of the application it was given to"),
     "Introspection.realm": _note("Of the token"),
-    "Introspection.scope": _note("As granted, separated by single spaces"),
+    "Introspection.scope": _note(
+        "As granted, less what was taken from the client since; single spaces between"
+    ),
     "Introspection.jti": _note("Id of the token"),
     "Introspection.sub": _note("The user's id; the client's own for client credentials"),
     "Introspection.roles": _note("Held now, whatever the token says"),
