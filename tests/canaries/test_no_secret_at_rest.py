@@ -286,10 +286,12 @@ async def test_the_database_itself_was_searched(evidence: Evidence) -> None:
 
 async def test_no_environment_or_argument_holds_a_secret(evidence: Evidence) -> None:
     assert len(evidence.processes) == len(evidence.ends) * 2 * (2 if evidence.database_url is None else 3)
-    hits = Search(evidence.plants.canaries).hits(evidence.processes)
-    # The operator may hand the database's password to the server in its environment; it ends there.
-    first = {f"{end.name}: server environ" for end in evidence.ends}
-    assert not [hit for hit in hits if (hit.canary, hit.place in first) != ("password of the database", True)]
+    # The operator handed the database's password to the server in its environment: read, it is erased there.
+    if evidence.database_url is not None:
+        assert all(
+            b"DATABASE_URL=" in evidence.processes[f"{end.name}: server environ"] for end in evidence.ends
+        )
+    assert not Search(evidence.plants.canaries).hits(evidence.processes)
 
 
 async def test_nothing_is_written_outside_the_data_directory(evidence: Evidence) -> None:

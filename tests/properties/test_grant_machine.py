@@ -332,15 +332,13 @@ class GrantMachine(RuleBasedStateMachine):
         """The model of a refresh; ends the grant where the rules say so."""
         if proof in ("wrong", "other", "secret only") or (proof == "secret" and not self.client_on):
             return NOT_OURS
-        if not (self.user_on and self.client_on) or grant.revoked or grant.expires_us <= self.now_us:
+        if grant.revoked or grant.expires_us <= self.now_us:
             return WRONG_TOKEN
-        if presented == grant.generation:
-            return None
         recent = grant.rotated_us is not None and self.now_us - grant.rotated_us <= 10 * MICROSECONDS
-        if presented == grant.generation - 1 and recent and grant.by_client == (proof == "secret"):
-            return None
-        grant.revoked = True
-        return WRONG_TOKEN
+        again = presented == grant.generation - 1 and recent and grant.by_client == (proof == "secret")
+        # A copy is one whether or not its user and client may sign in at the moment.
+        grant.revoked = presented < grant.generation and not again
+        return None if self.user_on and self.client_on and not grant.revoked else WRONG_TOKEN
 
     def took(self, grant: Grant, answers: list[TokenResponse]) -> None:
         left = (grant.expires_us - self.now_us) // MICROSECONDS

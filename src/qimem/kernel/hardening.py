@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -40,6 +41,22 @@ def die_with(parent: int) -> None:
     # It may have died before the line above; then this process has a new parent and no signal comes.
     if os.getppid() != parent:
         raise SystemExit(1)
+
+
+def erase_variables(names: Iterable[str]) -> None:
+    """Overwrite the values of variables where the system handed them over; `os.environ` keeps its own copies.
+
+    /proc/<pid>/environ shows that memory as long as the process lives, whatever is deleted in the program, and in
+    every process that is forked from it. Call it before there are threads: a C library may be reading.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    for name in names:
+        value = libc.getenv(name.encode("utf-8", "surrogateescape"))
+        if value:
+            ctypes.memset(value, 0, len(ctypes.string_at(value)))
 
 
 def _prctl(option: int, value: int) -> None:

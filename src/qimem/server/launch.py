@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qimem.config.schema import Settings
-from qimem.kernel.hardening import harden
+from qimem.kernel.hardening import erase_variables, harden
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
 from qimem.server.sockets import base_url, reserve, share
-from qimem.server.supervisor import Supervisor
+from qimem.server.supervisor import Supervisor, is_setting
 
 # The rest is imported when it is known to be needed: it takes half a second.
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def launch(plan: Plan) -> int:
         Refused: this will not start; the reason says what to change.
     """
     harden()
+    # They are read, and the database's password may be among them.
+    erase_variables(filter(is_setting, os.environ))
     configure(level=plan.settings.log.level, format=plan.settings.log.format)
     with ExitStack() as stack:
         settings = plan.settings

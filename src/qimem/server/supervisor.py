@@ -175,7 +175,7 @@ class Supervisor:
         slot.ready, slot.said = False, b""
 
     def _spawned(self, orders: int, report: int) -> subprocess.Popen[bytes]:
-        environment = {name: value for name, value in os.environ.items() if not _is_setting(name)}
+        environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
         return subprocess.Popen(
             [*self._command, str(orders), str(report)],
             pass_fds=(orders, report),
@@ -191,7 +191,7 @@ class Supervisor:
                 if descriptor >= 0:
                     os.close(descriptor)
         self._selector.close()
-        for name in filter(_is_setting, list(os.environ)):
+        for name in filter(is_setting, list(os.environ)):
             del os.environ[name]
         return work([str(orders), str(report)])
 
@@ -278,6 +278,6 @@ class Supervisor:
         self._selector.close()
 
 
-def _is_setting(name: str) -> bool:
+def is_setting(name: str) -> bool:
     """Whether a variable may hold a password: a worker's settings are in its order."""
     return name.startswith(("QIMEM_", "DATABASE_URL"))

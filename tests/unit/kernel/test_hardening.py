@@ -84,3 +84,28 @@ def test_a_hardened_process_may_open_as_many_files_as_it_can_be_allowed() -> Non
         "from qimem.kernel.hardening import harden; harden(); print(r.getrlimit(r.RLIMIT_NOFILE))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "(2048, 2048)\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc shows what a process was given")
+@pytest.mark.parametrize(
+    ("erased", "left"), [("['GIVEN_SECRET']", b"GIVEN_OTHER=b"), ("['ABSENT']", b"GIVEN_SECRET=a")]
+)
+def test_an_erased_variable_is_gone_from_what_the_system_shows(erased: str, left: bytes) -> None:
+    code = (
+        "import os; from qimem.kernel.hardening import erase_variables; "
+        f"erase_variables({erased}); assert os.environ['GIVEN_SECRET'] == 'a long one'; " + WAIT
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"GIVEN_SECRET": "a long one", "GIVEN_OTHER": "b"},
+    )
+    try:
+        assert process.stdout.readline() == "up\n"
+        shown = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert left in shown
+        assert (b"a long one" in shown) == (erased == "['ABSENT']")
+    finally:
+        end(process)
