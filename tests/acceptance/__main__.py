@@ -1,7 +1,7 @@
 """Runs the tests marked `acceptance` with their full counts: `python -m tests.acceptance [--only name]`.
 
-Each test is a process of its own and leaves `acceptance-results/<test>.json` and `.log`. What passed
-on the same state of the code is not run again, so an interrupted run goes on where it stopped.
+Each test is a process of its own and leaves `acceptance-results/<test>.json`, which is kept, and `.log`. What passed on
+the same state of the code is not run again, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pathlib import Path
 from tests.support.volume import VARIABLE
 
 ROOT = Path(__file__).parents[2]
+RESULTS = "acceptance-results"
 PYTEST = [sys.executable, "-m", "pytest", "-m", "acceptance", "--timeout=0"]
 NO_TESTS = 5
 
 
 def state_of_the_code() -> str:
-    """A digest of every file under version control, changed ones as they are now."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    """A digest of every file under version control but the results, changed ones as they are now."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":!/{RESULTS}"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     digest = hashlib.sha256()
     for name in sorted(filter(None, listed.split(b"\0"))):
@@ -34,6 +35,18 @@ def state_of_the_code() -> str:
         if path.is_file():
             digest.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def commit() -> str:
+    """The commit that is checked out, or nothing before the first."""
+    command = ["git", "rev-parse", "--short", "--quiet", "--verify", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def said(log: str) -> list[str]:
+    """What a test printed: the figures it saw."""
+    found = re.search(r"^-+ Captured stdout call -+\n(.*?)(?=^[-=]{5}|\Z)", log, re.DOTALL | re.MULTILINE)
+    return found[1].splitlines() if found else []
 
 
 def collect() -> list[str]:
@@ -68,10 +81,13 @@ def run(test: str, state: str, results: Path) -> bool:
         "exit_code": done.returncode,
         "seconds": round(time.monotonic() - started, 3),
         "begun": begun,
+        "commit": commit(),
         "state": state,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+    if passed:
+        found["printed"] = said(log.read_text())
     draft = record.with_suffix(".draft")
     draft.write_text(json.dumps(found, indent=2) + "\n")
     draft.replace(record)
@@ -88,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not tests:
         print(f"no acceptance test is called {chosen.only!r}" if chosen.only else "no acceptance tests")
         return 1
-    results = ROOT / "acceptance-results"
+    results = ROOT / RESULTS
     results.mkdir(exist_ok=True)
     state = state_of_the_code()
     failed = [test for test in tests if not run(test, state, results)]

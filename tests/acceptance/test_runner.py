@@ -19,6 +19,7 @@ from tests.support.volume import volume
 @pytest.mark.acceptance
 def test_counts():
     seen = pathlib.Path("seen")
+    print("seen before:", seen.exists())
     seen.write_text(seen.read_text() + f"{volume(100)} " if seen.exists() else f"{volume(100)} ")
 
 @pytest.mark.acceptance
@@ -55,6 +56,7 @@ def test_full_counts_run_once_and_what_passed_is_not_repeated(planted: Path) -> 
     assert (planted / "seen").read_text() == "100 "
     records = [json.loads(file.read_text()) for file in (planted / "acceptance-results").glob("*.json")]
     assert [record["passed"] for record in records] == [True, True]
+    assert [record["printed"] for record in records if "counts" in record["test"]] == [["seen before: False"]]
 
 
 def test_another_state_of_the_code_runs_everything_again(planted: Path, monkeypatch) -> None:
@@ -74,6 +76,9 @@ def test_a_change_of_any_file_is_another_state(tmp_path: Path, monkeypatch) -> N
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "a.py").write_text("1")
     before = state_of_the_code()
+    assert state_of_the_code() == before
+    (tmp_path / "acceptance-results").mkdir()
+    (tmp_path / "acceptance-results" / "a.json").write_text("1")
     assert state_of_the_code() == before
     (tmp_path / "a.py").write_text("2")
     assert state_of_the_code() != before
