@@ -308,17 +308,38 @@ class Chance:
         return random.Random(f"{self.seed} {name}")
 
 
-def rows(server: Server, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    """Ask the server's database directly; parameters stand as `?` in the statement."""
+Query = Callable[..., list[tuple[Any, ...]]]
+"""A statement with `?` for each parameter, and the parameters; its rows."""
+
+
+@contextlib.contextmanager
+def queries(server: Server) -> Iterator[Query]:
+    """Ask the server's database directly, over one connection of its own. Use from one thread."""
     if server.database_url is not None:
-        with psycopg.connect(server.database_url, autocommit=True) as connection:
-            cursor = connection.execute(statement.replace("?", "%s").encode(), parameters)
-            return cursor.fetchall() if cursor.description else []
-    connection = apsw.Connection(str(server.data / "qimem.db"), flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.set_busy_timeout(5_000)
-    with contextlib.closing(connection):
-        stored = [value.bytes if hasattr(value, "bytes") else value for value in parameters]
-        return connection.execute(statement, stored).fetchall()
+        with psycopg.connect(server.database_url, autocommit=True) as postgres:
+
+            def ask_postgres(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+                cursor = postgres.execute(statement.replace("?", "%s").encode(), parameters)
+                return cursor.fetchall() if cursor.description else []
+
+            yield ask_postgres
+        return
+    with contextlib.closing(
+        apsw.Connection(str(server.data / "qimem.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+    ) as sqlite:
+        sqlite.set_busy_timeout(5_000)
+
+        def ask_sqlite(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+            stored = [value.bytes if hasattr(value, "bytes") else value for value in parameters]
+            return sqlite.execute(statement, stored).fetchall()
+
+        yield ask_sqlite
+
+
+def rows(server: Server, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Ask once."""
+    with queries(server) as ask:
+        return ask(statement, *parameters)
 
 
 def tireless(world: World) -> Person:
