@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.figures import RunRefused
-from bench.load import Request, ask, post
+from bench.load import Request, ask, get, post
 from bench.servers import Installation, Server
 
 TEXT = "sixty-four bytes of text, as long as a token or an account no. 1"
+PAGE = 10
 REFRESH_PATH = "/v1/auth/token/refresh"
 _PERMISSIONS = ["keys:create", "keys:encrypt", "keys:decrypt", "tokens:introspect", "users:read"]
 _PASSWORD = "a phrase that only the load knows"
@@ -68,6 +69,19 @@ class Caller:
         """A new key in the caller's realm."""
         return post("/v1/security/keys", {"algorithm": "aes256_gcm"}, token)
 
+    def list_users(self, token: str) -> Request:
+        """A page of the users of the caller's realm, which has as many."""
+        return get(f"/v1/auth/users?limit={PAGE}", token)
+
+    def list_keys(self, token: str) -> Request:
+        """A page of the keys of the caller's realm."""
+        return get(f"/v1/security/keys?limit={PAGE}", token)
+
+
+def list_realms(token: str) -> Request:
+    """The first page of all realms, for an operator."""
+    return get(f"/v1/auth/realms?limit={PAGE}", token)
+
 
 def decrypt(envelope: str, token: str) -> Request:
     """The envelope of 64 bytes."""
@@ -85,11 +99,16 @@ def answer(server: Server, request: Request) -> dict[str, Any]:
     return content
 
 
-def settle_in(installation: Installation, server: Server) -> Caller:
-    """A caller in a realm of its own with the permissions it needs, all of it made over HTTP."""
+def operator_token(installation: Installation, server: Server) -> str:
+    """An access token of who may do everything."""
     known = installation.credentials
     login = {name: known[name] for name in ("client_id", "client_secret", "realm_id", "username", "password")}
-    token = answer(server, post("/v1/auth/token", login))["access_token"]
+    return str(answer(server, post("/v1/auth/token", login))["access_token"])
+
+
+def settle_in(installation: Installation, server: Server) -> Caller:
+    """A caller in a realm of its own with the permissions it needs, all of it made over HTTP."""
+    token = operator_token(installation, server)
 
     def make(path: str, **body: object) -> dict[str, Any]:
         return answer(server, post(path, body, token))

@@ -48,6 +48,9 @@ GATES = (
     Gate("time, many realms ÷ few: encrypt", "realms encrypt", "time ratio", "at most", 1.2, 1.05, "×"),
     Gate("time, many realms ÷ few: login", "realms login", "time ratio", "at most", 1.2, 1.05, "×"),
     Gate("time, many realms ÷ few: introspect", "realms introspect", "time ratio", "at most", 1.2, 1.05, "×"),
+    Gate("time, many realms ÷ few: list of users", "realms list users", "time ratio", "at most", 1.2, 1.05, "×"),
+    Gate("time, many realms ÷ few: list of keys", "realms list keys", "time ratio", "at most", 1.2, 1.05, "×"),
+    Gate("time, many realms ÷ few: list of realms", "realms list realms", "time ratio", "at most", 1.2, 1.05, "×"),
     Gate(
         "time, many realms ÷ few: key creation", "realms key", "time ratio", "at most", 1.2, 1.05, "×",
         durable=True,

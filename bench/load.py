@@ -45,29 +45,42 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST, as bytes that do not depend on who receives it."""
+    """A POST, or a GET where there is no body, as bytes that do not depend on who receives it."""
 
     path: str
-    body: bytes
+    body: bytes | None
     token: str | None = None
     media_type: str = "application/json"
 
+    @property
+    def method(self) -> str:
+        """As it stands in the request line."""
+        return "GET" if self.body is None else "POST"
+
     def head(self) -> bytes:
-        """Everything before the value of Content-Length."""
-        lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1"]
+        """Everything before the value of Content-Length; of a GET, everything before the end of its head."""
+        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: 127.0.0.1"]
         if self.token is not None:
             lines.append(f"Authorization: Bearer {self.token}")
-        lines += [f"Content-Type: {self.media_type}", "Content-Length: "]
+        if self.body is not None:
+            lines += [f"Content-Type: {self.media_type}", "Content-Length: "]
         return "\r\n".join(lines).encode()
 
     def raw(self) -> bytes:
         """The whole request."""
+        if self.body is None:
+            return self.head() + b"\r\n\r\n"
         return self.head() + b"%d\r\n\r\n" % len(self.body) + self.body
 
 
 def post(path: str, body: object, token: str | None = None) -> Request:
     """The request that posts this object."""
     return Request(path, json.dumps(body, separators=(",", ":")).encode(), token)
+
+
+def get(path: str, token: str | None = None) -> Request:
+    """The request that reads this path."""
+    return Request(path, None, token)
 
 
 def form(path: str, fields: Mapping[str, str]) -> Request:
@@ -235,7 +248,7 @@ def ask(server: Server, request: Request) -> bytes:
     """
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(request.raw())
-        answer = http.client.HTTPResponse(connection, method="POST")
+        answer = http.client.HTTPResponse(connection, method=request.method)
         answer.begin()
         body = answer.read()
     if answer.status != 200:

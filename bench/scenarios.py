@@ -272,7 +272,7 @@ def workers(stage: Stage) -> list[Row | Fact]:
 
 
 def realms(stage: Stage) -> list[Row | Fact]:
-    """Encrypt, login, introspection and key creation with few and with many realms, and users, in the database."""
+    """Encrypt, login, introspection, key creation and lists with few and with many realms, and users."""
     few, many = stage.effort.realms
     small, large = Installation(stage.directory / "few"), Installation(stage.directory / "many")
     known = {"few": fill(small, few, few), "many": fill(large, many, min(many, stage.effort.cycled))}
@@ -286,6 +286,9 @@ def realms(stage: Stage) -> list[Row | Fact]:
             "realms encrypt": Caller.encrypt,
             "realms login": lambda caller, _: caller.by_password(),
             "realms introspect": Caller.introspect,
+            "realms list users": Caller.list_users,
+            "realms list keys": Caller.list_keys,
+            # Last of these: afterwards there are other numbers of keys.
             "realms key": Caller.create_key,
         }
         for name, request in kinds.items():
@@ -296,7 +299,21 @@ def realms(stage: Stage) -> list[Row | Fact]:
 
             first = loaded(f"{few:,} realms", few_server, script)
             rows.append(stage.compare(name, first, loaded(f"{many:,} realms", many_server, script)))
+        rows.append(
+            stage.compare(
+                "realms list realms",
+                loaded(f"{few:,} realms", few_server, _all_realms(small)),
+                loaded(f"{many:,} realms", many_server, _all_realms(large)),
+            )
+        )
     return rows
+
+
+def _all_realms(installation: Installation) -> Callable[[Server], str]:
+    def script(server: Server) -> str:
+        return load.cycle([callers.list_realms(callers.operator_token(installation, server))])
+
+    return script
 
 
 def fill(installation: Installation, count: int, cycled: int) -> list[Caller]:

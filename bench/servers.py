@@ -231,6 +231,7 @@ class Installation:
         directory.mkdir(mode=0o700)
         self.directory = directory
         self.data = directory / "data"
+        self._printed = ""
 
     def server(
         self,
@@ -259,10 +260,11 @@ class Installation:
     def initialise(self) -> None:
         """`qimem init` on it."""
         command = [sys.executable, "-m", "qimem", "init", "--data-dir", str(self.data), "-o", "json"]
-        run(command, self.directory)
+        self._printed = run(command, self.directory)
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """What the first start wrote."""
-        content: dict[str, Any] = json.loads(Path(f"{self.data}.credentials.json").read_text())
+        """What `qimem init` printed, or the first start wrote."""
+        written = self._printed or Path(f"{self.data}.credentials.json").read_text()
+        content: dict[str, Any] = json.loads(written)
         return content

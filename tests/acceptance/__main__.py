@@ -49,10 +49,15 @@ def said(log: str) -> list[str]:
     return found[1].splitlines() if found else []
 
 
+def _full() -> dict[str, str]:
+    return os.environ | {VARIABLE: "full"}
+
+
 def collect() -> list[str]:
     """The ids of all acceptance tests."""
     command = [*PYTEST, "--collect-only", "-q"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Also how many cases a test has may depend on the volume.
+    done = subprocess.run(command, cwd=ROOT, env=_full(), capture_output=True, text=True, check=False)
     if done.returncode not in {0, NO_TESTS}:
         raise SystemExit(done.stdout + done.stderr)
     return [line for line in done.stdout.splitlines() if "::" in line]
@@ -72,7 +77,7 @@ def run(test: str, state: str, results: Path) -> bool:
     with log.open("w") as output:
         done = subprocess.run(
             [*PYTEST, "-rA", "--durations=0", test],
-            cwd=ROOT, env=os.environ | {VARIABLE: "full"}, stdout=output, stderr=subprocess.STDOUT, check=False,
+            cwd=ROOT, env=_full(), stdout=output, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     passed = done.returncode == 0
     found = {

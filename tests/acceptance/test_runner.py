@@ -26,6 +26,11 @@ def test_counts():
 def test_breaks():
     assert not pathlib.Path("broken").exists()
 
+@pytest.mark.acceptance
+@pytest.mark.parametrize("case", range(volume(2, share=0.5)))
+def test_has_cases(case):
+    pass
+
 def test_of_every_day():
     assert False
 """
@@ -55,7 +60,7 @@ def test_full_counts_run_once_and_what_passed_is_not_repeated(planted: Path) -> 
     assert main([]) == 0
     assert (planted / "seen").read_text() == "100 "
     records = [json.loads(file.read_text()) for file in (planted / "acceptance-results").glob("*.json")]
-    assert [record["passed"] for record in records] == [True, True]
+    assert [record["passed"] for record in records] == [True] * 4
     assert [record["printed"] for record in records if "counts" in record["test"]] == [["seen before: False"]]
 
 

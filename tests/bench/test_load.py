@@ -101,6 +101,13 @@ def test_a_load_sends_exactly_the_bytes_it_was_given() -> None:
     assert run.cpu_seconds == 0.5
 
 
+def test_a_request_without_a_body_is_a_get() -> None:
+    request = load.get("/a/path?limit=10", "token")
+    assert request.raw() == (
+        b"GET /a/path?limit=10 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer token\r\n\r\n"
+    )
+
+
 def test_a_load_of_several_requests_sends_them_in_turn() -> None:
     requests = [load.post("/a/path", {"number": number}, "token") for number in range(3)]
     with Recorder(lambda _: (200, b"{}")) as server:
