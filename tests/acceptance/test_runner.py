@@ -64,6 +64,12 @@ def test_full_counts_run_once_and_what_passed_is_not_repeated(planted: Path) -> 
     assert [record["printed"] for record in records if "counts" in record["test"]] == [["seen before: False"]]
 
 
+def test_a_change_of_the_code_meanwhile_proves_nothing(planted: Path, monkeypatch) -> None:
+    states = iter(["one", "two"])
+    monkeypatch.setattr(runner, "state_of_the_code", lambda: next(states))
+    assert main(["--only", "counts"]) == 1
+
+
 def test_another_state_of_the_code_runs_everything_again(planted: Path, monkeypatch) -> None:
     arguments = ["--only", "counts"]
     assert main(arguments) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from itertools import pairwise
 
@@ -21,6 +23,7 @@ FORM_HINT = "form-encoded OAuth clients: /realms/{realm}/token"
 PATHS = sorted({endpoint.path for endpoint in ENDPOINTS})
 READS = [endpoint for endpoint in ENDPOINTS if endpoint.method == "GET"]
 WRITES = [endpoint for endpoint in ENDPOINTS if endpoint.request is not None]
+LISTS = [endpoint for endpoint in READS if "cursor" in getattr(endpoint.query, "__struct_fields__", ())]
 FIELDLESS = [endpoint for endpoint in WRITES if endpoint.optional_body]
 ANSWERS = {
     "success": ("GET", "/health", {}),
@@ -266,6 +269,16 @@ def test_a_query_beside_a_body_is_refused(world: World, endpoint: Endpoint) -> N
 )
 def test_a_bad_query_is_refused(admin: Person, query: str, error: str) -> None:
     assert refused(admin.get(f"/v1/security/keys?{query}"), 400, "invalid_field")["error"] == error
+
+
+@pytest.mark.parametrize("endpoint", LISTS, ids=name_of)
+@pytest.mark.parametrize("text", ["\ud800", "\0"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_cursor_of_what_no_database_takes_is_refused(
+    world: World, endpoint: Endpoint, text: str, parts: int
+) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps([text] * parts).encode()).decode().rstrip("=")
+    refused(world.operator.get(filled(endpoint.path), params={"cursor": cursor}), 400, "invalid_field")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ UNREAD_PATHS = [
 QUERIES = [b"?", b"&", b"=", b"a", b"a=b", b"limit=0", b"limit=-1", b"limit=1e3", b"limit=9999999999999999999999", b"limit=1&limit=2",
            b"limit=%31", b"limit=%F0", b"limit=+1", b"limit=", b"limit=" + b"9" * 5_000, b"cursor=", b"cursor=%00",
            b"cursor=W10", b"cursor=bnVsbA", b"cursor=" + b"W" * 600, b"cursor=WzFlNDAwLCJhIl0", b"cursor=e30",
-           b"cursor=WyJcdWQ4MDAiLCJcdWQ4MDAiXQ", b"realm_id=system", b"realm_id=%ff", b"realm_id=%ed%a0%80", b"realm_id=a%00b",
+           b"cursor=WyJcdWQ4MDAiLCJcdWQ4MDAiXQ",
+           b"cursor=WyJcdWQ4MDAiXQ", b"cursor=WyJcdTAwMDAiXQ", b"realm_id=system", b"realm_id=%ff", b"realm_id=%ed%a0%80", b"realm_id=a%00b",
            b"key_id=x", b"key_id=%00", b"since=x", b"since=0001-01-01T00:00:00%2B23:59", b"until=9999-12-31T23:59:59-23:59",
            b"since=2026-02-30T00:00:00Z", b"event=%00", b"subject=%ed%a0%80", b"client_id=" + b"c" * 300, b"null=null",
            b"&".join(b"a%d=b" % n for n in range(40)), b"a;b", b"%", b"%zz=1", b"a=" + b"b" * 7_000]  # fmt: skip

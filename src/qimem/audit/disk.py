@@ -21,7 +21,11 @@ from typing import BinaryIO
 
 from qimem.audit.segment_file import StreamFiles, write_all
 from qimem.audit.steps import ANSWER, LENGTH, Step, decoded
+from qimem.kernel.clock import Clock, SystemClock
 from qimem.kernel.hardening import harden
+
+_AGAIN_SECONDS = 10.0
+"""After a spare segment could not be made: a full disk may have room again."""
 
 
 class Disk:
@@ -31,12 +35,17 @@ class Disk:
         segment: The last one, 0 when there is none.
     """
 
-    def __init__(self, files: StreamFiles, segment: int, segment_bytes: int) -> None:
+    def __init__(
+        self, files: StreamFiles, segment: int, segment_bytes: int, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._files = files
         self._segment = segment
         self._segment_bytes = segment_bytes
         self._spare_for = -1
         self._making = threading.Lock()
+        self._waiting = threading.Event()
+        self._failed_at = float("-inf")
         self._descriptor = -1
 
     def do(self, steps: Iterable[Step]) -> None:
@@ -58,19 +67,29 @@ class Disk:
                 os.fsync(self._descriptor)
             if step.header:
                 self._close()
-                with self._making:
-                    self._descriptor = self._files.open_new(self._segment + 1, self._segment_bytes)
-                self._segment += 1
+                self._begin_next()
                 write_all(self._descriptor, step.header, 0)
             if step.head:
                 self._put_head(step.head)
 
     def prepare(self) -> None:
         """What nobody has to wait for: the next segment."""
-        if self._spare_for != self._segment:
+        if (
+            self._spare_for != self._segment
+            and self._clock.monotonic_seconds() - self._failed_at > _AGAIN_SECONDS
+        ):
             self._spare_for = self._segment
             # Beside the writes: what waits for them must not wait for 16 MiB of zeros.
             threading.Thread(target=self._prepare_spare, daemon=True).start()
+
+    def _begin_next(self) -> None:
+        self._waiting.set()
+        try:
+            with self._making:
+                self._descriptor = self._files.open_new(self._segment + 1, self._segment_bytes)
+        finally:
+            self._waiting.clear()
+        self._segment += 1
 
     def _put_head(self, head: bytes) -> None:
         try:
@@ -112,8 +131,9 @@ class Disk:
     def _prepare_spare(self) -> None:
         try:
             with self._making:
-                self._files.prepare_spare(self._segment_bytes)
+                self._files.prepare_spare(self._segment_bytes, self._waiting.is_set)
         except OSError as error:
+            self._failed_at, self._spare_for = self._clock.monotonic_seconds(), -1
             # The segment in use has room; when it ends, the error is one that counts.
             _say(f"cannot prepare the next audit segment: {error.strerror}")
 

@@ -16,6 +16,7 @@ from typing import Final
 from qimem.audit.segment_file import StreamDirectory, segment_files
 from qimem.audit.trail import AuditTrail
 from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.hardening import harmless_environment
 from qimem.kernel.limits import AUDIT_ARCHIVE_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -119,7 +120,12 @@ class SegmentKeeper:
     def _run(self, command: Sequence[str]) -> int:
         silent = subprocess.DEVNULL
         with subprocess.Popen(
-            command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+            command,
+            stdin=silent,
+            stdout=silent,
+            stderr=silent,
+            env=harmless_environment(),
+            start_new_session=True,
         ) as running:
             self._archiving = running
             try:

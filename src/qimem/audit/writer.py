@@ -15,6 +15,7 @@ from typing import Final
 
 from qimem.audit.segment_file import StreamDirectory
 from qimem.audit.steps import ANSWER, Step, encoded
+from qimem.kernel.hardening import harmless_environment
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class SegmentWriter:
                 pass_fds=(theirs.fileno(), self._directory.lock),
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
-                env=_environment(),
+                env=harmless_environment(),
             )
         # Asking takes those that have ended out of the system's table.
         self._processes = [*(process for process in self._processes if process.poll() is None), started]
@@ -191,12 +192,3 @@ def _greeted(_error: OSError | None) -> None:
 
 def _error(code: int) -> OSError:
     return OSError(code, os.strerror(code) if code > 0 else "unknown error")
-
-
-def _environment() -> dict[str, str]:
-    # It needs no setting, and the database's password may stand there.
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("QIMEM_", "DATABASE_URL", "PG"))
-    }

@@ -59,6 +59,20 @@ def erase_variables(names: Iterable[str]) -> None:
             ctypes.memset(value, 0, len(ctypes.string_at(value)))
 
 
+def is_setting(name: str) -> bool:
+    """Whether a variable is one of ours, and may hold a password."""
+    return name.startswith(("QIMEM_", "DATABASE_URL"))
+
+
+def harmless_environment() -> dict[str, str]:
+    """The environment for programs that need no setting: without ours and without those that libpq reads."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not is_setting(name) and not name.startswith("PG")
+    }
+
+
 def _prctl(option: int, value: int) -> None:
     if sys.platform != "linux":
         return

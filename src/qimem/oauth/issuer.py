@@ -88,6 +88,8 @@ class Issuer:
             standing = self._standing.load(
                 tx, authorization.realm_id, authorization.client_id, authorization.user_id
             )
+            # Of an attempt that was undone nothing was issued.
+            draft.token_id = draft.target = ""
             if standing is None or not self._secret_stands(authorization.judged, standing.client):
                 raise invalid_grant("invalid credentials")
             # Before anything is refused: who proves an identity and asks for too much has a record.

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qimem.config.schema import Settings
-from qimem.kernel.hardening import erase_variables, harden
+from qimem.kernel.hardening import erase_variables, harden, is_setting
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
 from qimem.server.sockets import base_url, reserve, share
-from qimem.server.supervisor import Supervisor, is_setting
+from qimem.server.supervisor import Supervisor
 
 # The rest is imported when it is known to be needed: it takes half a second.
 if TYPE_CHECKING:

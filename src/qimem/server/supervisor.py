@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from qimem.kernel.hardening import is_setting
 from qimem.kernel.limits import DRAIN_SECONDS, HEARTBEAT_MISSED_SECONDS, WORKER_START_SECONDS
 from qimem.kernel.refusal import Refused
 from qimem.observability.logging import logger
@@ -94,6 +95,8 @@ class Supervisor:
         self._previous = {
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        # Started with it ignored, the system would keep no exit codes and give away the number of who ended.
+        self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,7 +146,7 @@ class Supervisor:
         now = time.monotonic()
         for slot in self._slots:
             if slot.process is None and now >= slot.start_at:
-                self._fill(slot, self._spawned)
+                self._fill_again(slot, now)
             if slot.orders >= 0:
                 self._instruct(slot, order)
         self._listen()
@@ -163,14 +166,26 @@ class Supervisor:
             announce()
         return None
 
+    def _fill_again(self, slot: _Slot, now: float) -> None:
+        try:
+            self._fill(slot, self._spawned)
+        except OSError as error:
+            # No memory or no process left, at the moment: no reason to end those that serve.
+            logger().error("worker cannot be started", worker=slot.number, error=error.strerror)
+            slot.start_at = now + _BACK_OFF_MAX_SECONDS
+
     def _fill(self, slot: _Slot, start: Callable[[int, int], subprocess.Popen[bytes] | Forked]) -> None:
         orders, slot.orders = os.pipe()
-        slot.reports, report = os.pipe()
+        report = -1
         try:
+            slot.reports, report = os.pipe()
             slot.process = start(orders, report)
+        except BaseException:
+            _close(slot.orders, slot.reports)
+            slot.orders = slot.reports = -1
+            raise
         finally:
-            os.close(orders)
-            os.close(report)
+            _close(orders, report)
         os.set_blocking(slot.reports, False)
         slot.ready, slot.said = False, b""
 
@@ -187,9 +202,7 @@ class Supervisor:
     def _become_worker(self, work: Callable[[list[str]], int], orders: int, report: int) -> int:
         # With a copy of the writing end it would wait for its order after the death of who could give one.
         for slot in self._slots:
-            for descriptor in (slot.orders, slot.reports):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            _close(slot.orders, slot.reports)
         self._selector.close()
         for name in filter(is_setting, list(os.environ)):
             del os.environ[name]
@@ -249,9 +262,7 @@ class Supervisor:
     def _forget(self, slot: _Slot) -> None:
         with contextlib.suppress(KeyError):
             self._selector.unregister(slot.reports)
-        os.close(slot.reports)
-        if slot.orders >= 0:
-            os.close(slot.orders)
+        _close(slot.reports, slot.orders)
         slot.process, slot.orders, slot.reports = None, -1, -1
 
     def _stop(self, *_: object) -> None:
@@ -278,6 +289,8 @@ class Supervisor:
         self._selector.close()
 
 
-def is_setting(name: str) -> bool:
-    """Whether a variable may hold a password: a worker's settings are in its order."""
-    return name.startswith(("QIMEM_", "DATABASE_URL"))
+def _close(*descriptors: int) -> None:
+    """Those that are open."""
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)

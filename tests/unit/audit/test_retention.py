@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -176,6 +177,17 @@ async def test_what_cannot_be_archived_is_kept_with_all_that_came_after(
     kept = 2 if len(archive) > 1 else 1
     assert stream.names()[0] == f"{kept:08}.jsonl.gz"
     stream.records()
+
+
+async def test_an_archive_command_is_told_no_setting_and_no_password(
+    stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age(stream, range(1, 2), 31)
+    for name in ("QIMEM_LOG__LEVEL", "DATABASE_URL", "PGPASSWORD", "CLOUD_TOKEN"):
+        monkeypatch.setenv(name, "given")
+    told = tmp_path / "told"
+    await keep_house(stream, Retention(days=30, archive=("sh", "-c", f"env > {told}")))
+    assert re.findall("(.*)=given", told.read_text()) == ["CLOUD_TOKEN"]
 
 
 async def test_an_archive_command_does_not_outlive_its_server(stream: Stream, tmp_path: Path) -> None:

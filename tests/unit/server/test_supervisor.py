@@ -256,3 +256,30 @@ def test_of_workers_that_cannot_all_be_started_none_is_left(monkeypatch: pytest.
         supervisor.start(lambda _: time.sleep(60) or 0)
     assert forks == [2]
     assert children() == before
+
+
+def test_a_worker_that_cannot_be_started_now_ends_nobody_and_leaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Supervisor(1) as supervisor:
+        (slot,) = supervisor._slots
+
+        def refuse(*_: object, **__: object) -> None:
+            raise BlockingIOError(11, "no process left")
+
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        before = len(os.listdir("/proc/self/fd"))
+        supervisor._fill_again(slot, 5.0)
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert (slot.process, slot.orders, slot.reports) == (None, -1, -1)
+        assert slot.start_at > 5.0
+
+
+def test_children_are_waited_for_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with Supervisor(1):
+            assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -70,8 +70,11 @@ def _typed(value: object, kind: type) -> object:
             raise ValueError
         return parsed
     if kind is str:
-        if not isinstance(value, str):
+        # JSON can say half of a surrogate pair and the character 0, which no position holds: the first has no UTF-8,
+        # the second no place in PostgreSQL's texts.
+        if not isinstance(value, str) or "\0" in value:
             raise ValueError
+        value.encode()
         return value
     if type(value) is not int or not 0 <= value <= _INTEGER_MAX:
         raise ValueError

@@ -98,3 +98,11 @@ def test_a_cursor_longer_than_any_of_ours_is_refused() -> None:
 
 def test_brackets_without_end_are_refused() -> None:
     refused(base64.urlsafe_b64encode(b"[" * 380).decode().rstrip("="))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff", "\0", "a\0b"])
+def test_a_text_that_no_database_takes_is_refused(text: str) -> None:
+    refused(cursor_of([text]), (str,))
+    raw = base64.urlsafe_b64encode(json.dumps([text], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    refused(raw.rstrip(b"=").decode(), (str,))
+    assert position(cursor_of(["\U0001f511 \u00e9"]), (str,)) == ("\U0001f511 \u00e9",)
