@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from tests.faults.conftest import NEIGHBORS, Faulty, crash_and_start, judge, on_a_faulty_disk
 from tests.support.disk_faults import BROKEN, FULL, READ_ONLY, UNTIL_IT_ENDS, Rule
-from tests.support.fault_load import Watch
-from tests.support.load import worker_pids
+from tests.support.fault_load import KEYS, Watch
+from tests.support.load import spread
 from tests.support.volume import volume
 
 DATABASE, LOG = "qimem.db", "/audit/"
@@ -66,12 +67,15 @@ FAULTS = (
 )  # fmt: skip
 
 
-def endure(faulty: Faulty, *rules: Rule, seconds: float) -> Watch:
-    """Clients before, during and after; everything works again at the end."""
+def endure(
+    faulty: Faulty, *rules: Rule, seconds: float, meanwhile: Callable[[], None] = lambda: None
+) -> Watch:
+    """Clients before, during and after; everything works again at the end. `meanwhile`: done as the fault begins."""
     with Watch(faulty.server, faulty.person) as watch:
         time.sleep(BEFORE_SECONDS)
         met = faulty.disk.hits
         with watch.during("fault"), faulty.disk.failing(*rules):
+            meanwhile()
             time.sleep(seconds)
         watch.recovers()
     assert faulty.disk.hits > met
@@ -93,9 +97,9 @@ def test_the_server_endures(faulty: Faulty, fault: Fault) -> None:
 
 @NEIGHBORS
 def test_a_worker_that_hangs_with_the_lock_keeps_its_neighbor_from_writing_alone(faulty: Faulty) -> None:
-    victim = worker_pids(faulty.server)[0]
-    rule = Rule("sync", DATABASE, wait_ms=UNTIL_IT_ENDS, process=victim)
-    watch = endure(faulty, rule, seconds=2.5)
+    with spread(faulty.server, faulty.person.access_token) as (held, *_):
+        rule = Rule("sync", DATABASE, wait_ms=UNTIL_IT_ENDS, process=held.worker)
+        watch = endure(faulty, rule, seconds=2.5, meanwhile=lambda: held.send("POST", KEYS, {}))
     # The neighbor waits for the lock in vain, and nothing that it refused is done later.
     assert any(code == UNDONE for _, _, code in watch.seen("fault"))
     judge(watch, unaffected=ALL_BUT_WRITES)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.conftest import NEIGHBORS, Faulty, alive, judge
 from tests.faults.test_failing_disk import ALL_BUT_WRITES, DATABASE, UNDONE
 from tests.support.disk_faults import UNTIL_IT_ENDS, Rule
-from tests.support.fault_load import ANSWER_SECONDS, Watch
-from tests.support.load import stopped, worker_pids
+from tests.support.fault_load import ANSWER_SECONDS, KEYS, Watch
+from tests.support.load import Wire, spread, stopped, worker_pids
 from tests.support.processes import eventually
 from tests.support.volume import volume
 
@@ -28,6 +30,13 @@ def kept_waiting(watch: Watch, fault: str) -> set[str]:
         if span.began < answer.sent and answer.sent + answer.took < span.ended
     }
     return {answer.client for answer in watch.answers} - answered
+
+
+def answers_before_the_end(wire: Wire) -> Iterator[int]:
+    """What still came over a connection that broke."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            yield wire.receive().status
 
 
 def of(watch: Watch, clients: set[str]) -> None:
@@ -67,18 +76,23 @@ def test_a_supervisor_that_stands_still_is_not_missed(faulty: Faulty) -> None:
 
 @NEIGHBORS
 def test_a_worker_killed_amid_a_commit_frees_the_others(faulty: Faulty) -> None:
-    victim = worker_pids(faulty.server)[0]
-    rule = Rule("sync", DATABASE, wait_ms=UNTIL_IT_ENDS, process=victim)
-    with Watch(faulty.server, faulty.person) as watch:
+    with (
+        spread(faulty.server, faulty.person.access_token) as (held, free, *_),
+        Watch(faulty.server, faulty.person) as watch,
+    ):
+        rule = Rule("sync", DATABASE, wait_ms=UNTIL_IT_ENDS, process=held.worker)
         time.sleep(0.2)
         with watch.during("held"), faulty.disk.failing(rule):
-            eventually(lambda: ("create", 503, UNDONE) in watch.seen("held"))
-            os.kill(victim, signal.SIGKILL)
+            held.send("POST", KEYS, {})
+            eventually(lambda: free.post(KEYS, {}).code == UNDONE)
+            os.kill(held.worker, signal.SIGKILL)
             killed = time.monotonic()
-            eventually(lambda: ("create", 200, None) in watch.tally(killed), seconds=ANSWER_SECONDS)
+            eventually(lambda: free.post(KEYS, {}).status == 200)
+            assert time.monotonic() - killed < ANSWER_SECONDS
         watch.recovers()
-    # Its clients lost their connection, and nothing else.
-    assert any(answer.status == 0 for answer in watch.answers)
+        eventually(lambda: len({*worker_pids(faulty.server)} - {held.worker}) == faulty.server.workers)
+        # Its clients lost their connection, and nothing else.
+        assert set(answers_before_the_end(held)) <= {503}
     watch.answers[:] = [answer for answer in watch.answers if answer.status]
     judge(watch, unaffected=ALL_BUT_WRITES)
 
