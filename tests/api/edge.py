@@ -19,7 +19,8 @@ from typing import Any, Self
 from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission, compile_permissions
 from qimem.config.schema import ServerSettings, Settings
-from qimem.errors import Unauthenticated
+from qimem.errors import Conflict, Unauthenticated, storage_unavailable
+from qimem.kernel.audit_draft import Intent
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.server import http
@@ -163,6 +164,11 @@ class Edge:
         async def address(call: Call[None, None]) -> Status:
             return Status(status=call.draft.address)
 
+        async def done(call: Call[EchoRequest, None]) -> Status:
+            # The effect is committed, and what the answer needs besides cannot be had.
+            call.draft.intent = Intent("1", b"")
+            raise storage_unavailable() if call.body.text == "unavailable" else Conflict("no")
+
         async def broken(call: Call[None, None]) -> Status:
             raise RuntimeError("SELECT secret FROM /etc/passwd")
 
@@ -174,6 +180,10 @@ class Edge:
             endpoint("POST", "private", echo, request=EchoRequest, permission=Permission.KEYS_READ),
             replace(
                 endpoint("POST", "recorded", echo, request=EchoRequest, permission=Permission.KEYS_READ),
+                audit=recorded(),
+            ),
+            replace(
+                endpoint("POST", "done", done, request=EchoRequest, permission=Permission.KEYS_READ),
                 audit=recorded(),
             ),
             endpoint("GET", "big", big),

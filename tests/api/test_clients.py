@@ -78,6 +78,8 @@ def test_a_client_is_answered_with_everything_it_is(each_world: World) -> None:
         "roles": [],
         "enabled": True,
         "created_at": body["created_at"],
+        "refresh_grace_seconds": None,
+        "refresh_requires_client": False,
     }
     assert UUID(body["client_id"]).version == 4
     assert re.fullmatch(r"qcs_[A-Za-z0-9_-]{43}", body["client_secret"])
@@ -96,6 +98,8 @@ def test_what_was_asked_for_is_what_is_registered(each_world: World) -> None:
         "jwks": {"keys": [PUBLIC_KEY]},
         "tier": "enterprise",
         "roles": [each_world.role(realm_id, ["keys:read"])],
+        "refresh_grace_seconds": 60,
+        "refresh_requires_client": True,
     }
     body = registered(each_world, realm_id, **asked)
     assert {name: body[name] for name in asked} == asked
@@ -249,7 +253,8 @@ def test_an_operator_chooses_the_tier_and_nobody_else(world: World, admin: Perso
 
 def test_null_is_as_good_as_absent(admin: Person) -> None:
     optional = ("name", "client_name", "grant_types", "response_types", "token_endpoint_auth_method", "scope", "jwks",
-                "jwks_uri", "post_logout_redirect_uris", "tier", "roles", "realm_id")  # fmt: skip
+                "jwks_uri", "post_logout_redirect_uris", "tier", "roles", "realm_id", "refresh_grace_seconds",
+                "refresh_requires_client")  # fmt: skip
     body = ok(admin.post(PATH, {"redirect_uris": []} | dict.fromkeys(optional)))
     assert (body["realm_id"], body["grant_types"], body["tier"]) == (admin.realm_id, EVERY_GRANT, "pro")
 
@@ -320,3 +325,13 @@ def test_without_the_right_no_client_is_made(world: World) -> None:
     body = refused(person.post(PATH, {"redirect_uris": []}), 403, "permission_denied")
     assert (body["error"], body["permission"]) == ("permission denied: clients:create", "clients:create")
     refused(nobody(world).post(PATH, json={}), 401, "unauthenticated")
+
+
+def test_the_repetition_of_an_answer_without_a_secret_is_answered(each_world: World) -> None:
+    person = each_world.person()
+    key = {"Idempotency-Key": each_world.fresh("key")}
+    body = {"redirect_uris": [], "token_endpoint_auth_method": "none"}
+    first = person.post(PATH, body, headers=key)
+    second = person.post(PATH, body, headers=key)
+    assert ok(second) == ok(first)
+    assert second.headers["idempotency-replayed"] == "true"

@@ -24,6 +24,7 @@ PATHS = sorted({endpoint.path for endpoint in ENDPOINTS})
 READS = [endpoint for endpoint in ENDPOINTS if endpoint.method == "GET"]
 WRITES = [endpoint for endpoint in ENDPOINTS if endpoint.request is not None]
 LISTS = [endpoint for endpoint in READS if "cursor" in getattr(endpoint.query, "__struct_fields__", ())]
+QUERYLESS = [endpoint for endpoint in READS if endpoint.query is None and endpoint.needs_bearer]
 FIELDLESS = [endpoint for endpoint in WRITES if endpoint.optional_body]
 ANSWERS = {
     "success": ("GET", "/health", {}),
@@ -251,6 +252,21 @@ def test_a_query_beside_a_body_is_refused(world: World, endpoint: Endpoint) -> N
         endpoint.method, filled(endpoint.path), params={"realm_id": "system"}, **body
     )
     assert refused(answer, 400, "invalid_field")["hint"] == "fields go into the body"
+
+
+@pytest.mark.parametrize("endpoint", QUERYLESS, ids=name_of)
+def test_a_query_that_nobody_reads_is_refused(world: World, endpoint: Endpoint) -> None:
+    # A realm named there, and ignored, would be an answer about another realm than the one asked for.
+    for query in ({"realm_id": "system"}, {"x": "y"}):
+        answer = world.operator.get(filled(endpoint.path), params=query)
+        assert refused(answer, 400, "invalid_field")["error"] == "query parameters are not read here"
+
+
+def test_public_endpoints_do_not_mind_a_query(sqlite_server: Server) -> None:
+    # Health checks of others add what they like, to get past caches.
+    with Raw(sqlite_server.url) as connection:
+        connection.send(get("/health?x=y"))
+        assert connection.answer().status == 200
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_requests_forbid_unknown_fields_and_answers_may_grow(document: dict[str,
 
 def test_an_optional_field_of_a_request_may_be_null(document: dict[str, Any]) -> None:
     for name, schema in document["components"]["schemas"].items():
-        # In a merge patch null takes away, and only what can be missing can be taken away.
+        # In a merge patch null takes away, and what cannot be missing cannot be taken away.
         if name.endswith("Request") and not name.startswith("Update"):
             for property_name in schema["properties"].keys() - set(schema["required"]):
                 Draft202012Validator(

@@ -64,6 +64,18 @@ def test_what_could_not_be_recorded_is_not_given_away(edge: Edge, error: object)
     assert b"secret" not in answer.body
 
 
+def test_what_is_done_is_not_said_to_have_changed_nothing(edge: Edge) -> None:
+    with Raw(edge.url) as client:
+        client.send(post("/v1/done", b'{"text":"unavailable"}', TOKEN))
+        answer = client.answer()
+        assert (answer.status, answer.json["code"]) == (503, "outcome_unknown")
+        assert answer.header("retry-after") == "1"
+        # Of another refusal the effect is a part: a grant that ended because its token was a copy.
+        client.send(post("/v1/done", b'{"text":"conflict"}', TOKEN))
+        assert client.answer().json["code"] == "conflict"
+    assert [outcome for _, outcome in edge.recorder.records] == ["storage_unavailable", "conflict"]
+
+
 def test_what_cannot_be_recorded_is_not_begun(edge: Edge) -> None:
     edge.recorder.broken = audit_unavailable()
     with Raw(edge.url) as client:

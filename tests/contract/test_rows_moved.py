@@ -84,8 +84,8 @@ class Worker:
         return (await self.cipher.decrypt(await self.context(realm_id), envelope, None)).plaintext
 
     async def sign(self, realm_id: RealmId) -> bytes:
-        kid = await self.internal.active_kid(realm_id)
-        return await self.internal.sign(realm_id, kid, b"data")
+        _, sign = await self.internal.active_signer(realm_id)
+        return sign(b"data")
 
 
 @dataclass

@@ -81,6 +81,11 @@ class Node:
         return set(await self.internal.public_keys(realm_id))
 
 
+async def active_kid(node: Node, realm_id: RealmId) -> str:
+    kid, _ = await node.internal.active_signer(realm_id)
+    return kid
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
@@ -102,22 +107,22 @@ async def realm(node: Node) -> RealmId:
 async def test_a_key_lives_from_its_publication_to_its_retirement(
     node: Node, realm: RealmId, clock: ManualClock
 ) -> None:
-    first = await node.internal.active_kid(realm)
+    first = await active_kid(node, realm)
     clock.advance(SIGNING_KEY_PERIOD_SECONDS - 1)
     await node.due.run()
     assert await node.states(realm) == [KeyState.ACTIVE]
     clock.advance(1)
     await node.due.run()
     assert await node.states(realm) == [KeyState.ACTIVE, KeyState.PENDING]
-    assert await node.internal.active_kid(realm) == first
+    assert await active_kid(node, realm) == first
     (second,) = await node.published(realm) - {first}
 
     clock.advance(SIGNING_KEY_LEAD_SECONDS - 1)
     await node.due.run()
-    assert await node.internal.active_kid(realm) == first
+    assert await active_kid(node, realm) == first
     clock.advance(1)
     await node.due.run()
-    assert await node.internal.active_kid(realm) == second
+    assert await active_kid(node, realm) == second
     assert await node.published(realm) == {first, second}
 
     clock.advance(SIGNING_KEY_OVERLAP_SECONDS - 1)
@@ -137,13 +142,22 @@ def test_the_overlap_outlives_every_token() -> None:
 
 
 async def test_a_replaced_key_retires_too(node: Node, realm: RealmId, clock: ManualClock) -> None:
-    first = await node.internal.active_kid(realm)
+    first = await active_kid(node, realm)
     second = await node.rotate(realm, RotationMode.NOW)
-    assert await node.internal.active_kid(realm) == second
+    assert await active_kid(node, realm) == second
     clock.advance(SIGNING_KEY_OVERLAP_SECONDS)
     await node.due.run()
     assert await node.published(realm) == {second}
     assert first not in await node.published(realm)
+
+
+async def test_who_has_chosen_a_key_can_sign_with_it_though_it_is_taken_away_meanwhile(
+    node: Node, realm: RealmId
+) -> None:
+    _, sign = await node.internal.active_signer(realm)
+    await node.rotate(realm, RotationMode.COMPROMISED)
+    # A defined refusal comes from whoever is shown the token, not a fault from who was about to sign it.
+    assert len(sign(b"data")) == 64
 
 
 async def test_what_was_compromised_has_no_step_left(node: Node, realm: RealmId, clock: ManualClock) -> None:
@@ -159,7 +173,7 @@ async def test_what_was_compromised_has_no_step_left(node: Node, realm: RealmId,
 async def test_a_clock_that_jumps_ahead_makes_nothing_due(
     node: Node, realm: RealmId, clock: ManualClock
 ) -> None:
-    first = await node.internal.active_kid(realm)
+    first = await active_kid(node, realm)
     second = await node.rotate(realm, RotationMode.NOW)
     clock.wall_us += 400 * 86_400 * 1_000_000
     await node.due.run()
@@ -194,7 +208,7 @@ async def test_a_step_on_what_changed_meanwhile_changes_nothing(
     assert not await node.service.step(
         SigningKeyRow(realm, row.key_id, KeyState.RETIRING, row.due_us), AuditDraft("forged", "", "")
     )
-    assert await node.internal.active_kid(realm) == kid
+    assert await active_kid(node, realm) == kid
 
 
 async def test_one_damaged_realm_holds_up_no_other(node: Node, realm: RealmId, clock: ManualClock) -> None:

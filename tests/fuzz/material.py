@@ -160,7 +160,7 @@ OPTIONAL: dict[str, Any] = {
     "post_logout_redirect_uris": ["https://shop.example/bye"], "tier": "free", "email": "ada@shop.example",
     "username": "ada", "password": "a-long-enough-phrase", "grant_type": "password", "client_secret": "{client_secret}",
     "totp_code": "123456", "key_id": "{key_id}", "lineage_id": "{key_id}", "client_name": "shop", "mode": "now",
-    "client_id": "{client_id}", "items": [],
+    "client_id": "{client_id}", "items": [], "refresh_grace_seconds": 5, "refresh_requires_client": True,
 }  # fmt: skip
 QUERY = {"limit": 2, "cursor": "WzE3NjQxOTI2MDAwMDAwMDAsIjAwMDAwMDAwLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMCJd",
          "realm_id": "{realm}", "since": "2026-01-31T12:00:00Z", "until": "2126-01-31T12:00:00Z",

@@ -9,7 +9,7 @@ from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
 from qimem.crypto.totp import DIGITS, STEP_SECONDS
 from qimem.errors import Conflict
-from qimem.identity.login.service import Credentials, LoginService
+from qimem.identity.login.service import Credentials, LoginService, SignedIn
 from qimem.identity.ports import FactorStore
 from qimem.identity.second_factor import (
     SecondFactors,
@@ -55,13 +55,15 @@ class OwnFactor:
             Conflict: `conflict`: the caller is a client, or has a second factor already.
             Invalid: `invalid_grant`: another password.
         """
-        user_id, username = await self._prove(ctx, password, None)
+        proven, username = await self._prove(ctx, password, None)
+        user_id = proven.user_id
         secret = new_secret()
         sealed = await self._factors.sealed(ctx.actor.realm_id, user_id, secret)
 
         def begin(tx: Tx) -> None:
             if self._store.find(tx, ctx.actor.realm_id, user_id) is not None:
                 raise Conflict("there is a second factor already", hint="disable it first")
+            self._require_still(tx, proven)
             self._store.put_pending(tx, ctx.actor.realm_id, user_id, sealed, self._factors.now_us())
             ctx.draft.target = str(user_id)
 
@@ -113,15 +115,16 @@ class OwnFactor:
             Conflict: `conflict`: the caller is a client, or has no second factor.
             Invalid: `invalid_grant`: another password; `invalid_mfa_code`.
         """
-        user_id, _ = await self._prove(ctx, password, code)
+        proven, _ = await self._prove(ctx, password, code)
         codes = new_recovery_codes()
 
         def renew(tx: Tx) -> RecoveryCodes:
+            self._require_still(tx, proven)
             if not self._store.put_recovery_codes(
-                tx, ctx.actor.realm_id, user_id, digests(codes), self._factors.now_us()
+                tx, proven.realm_id, proven.user_id, digests(codes), self._factors.now_us()
             ):
                 raise _no_factor()
-            ctx.draft.target = str(user_id)
+            ctx.draft.target = str(proven.user_id)
             return RecoveryCodes(recovery_codes=codes)
 
         return await self._work.apply(ctx.draft, renew)
@@ -133,13 +136,14 @@ class OwnFactor:
             Conflict: `conflict`: the caller is a client, or has no second factor.
             Invalid: `invalid_grant`: another password; `invalid_mfa_code`.
         """
-        user_id, _ = await self._prove(ctx, password, code)
+        proven, _ = await self._prove(ctx, password, code)
 
         def end(tx: Tx) -> SecondFactorState:
-            if not self._store.delete(tx, ctx.actor.realm_id, user_id):
+            self._require_still(tx, proven)
+            if not self._store.delete(tx, proven.realm_id, proven.user_id):
                 raise _no_factor()
-            self._users.changed(tx, ctx.actor.realm_id)
-            ctx.draft.target = str(user_id)
+            self._users.changed(tx, proven.realm_id)
+            ctx.draft.target = str(proven.user_id)
             return SecondFactorState(enabled=False)
 
         return await self._work.apply(ctx.draft, end)
@@ -168,7 +172,7 @@ class OwnFactor:
 
     async def _prove(
         self, ctx: RequestContext, password: SecretText, code: SecretText | None
-    ) -> tuple[UUID, str]:
+    ) -> tuple[SignedIn, str]:
         """Who calls, proven anew in the way of a login, with the code where one is demanded."""
         realm_id, user_id = ctx.actor.realm_id, _user_of(ctx)
         user, _ = await self._work.read(lambda tx: self._users.with_password(tx, realm_id, user_id))
@@ -177,8 +181,13 @@ class OwnFactor:
             raise _no_factor()
         if code is None and factor is not None:
             raise Conflict("there is a second factor already", hint="disable it first")
-        await self._login.prove(user, Credentials(user.username, password, code), ctx.draft)
-        return user_id, user.username
+        proven = await self._login.prove(user, Credentials(user.username, password, code), ctx.draft)
+        return proven, user.username
+
+    def _require_still(self, tx: Tx, proven: SignedIn) -> None:
+        # An administrator may have given another password since it was judged, against whoever knows the old one.
+        if not self._login.still_holds(tx, proven):
+            raise Conflict("password or second factor was changed meanwhile", hint="sign in again")
 
 
 def _user_of(ctx: RequestContext) -> UUID:

@@ -50,6 +50,7 @@ RECENT_BEARER_CHARS_MAX: Final = 2_048
 ACCESS_TOKEN_SECONDS: Final = 900
 REFRESH_TOKEN_SECONDS: Final = 86_400
 REFRESH_GRACE_SECONDS: Final = 10
+REFRESH_GRACE_SECONDS_MAX: Final = 60
 CLOCK_SKEW_SECONDS: Final = 60
 """How far the clocks of two nodes may be apart. What was issued later than that is refused: after a clock that was
 a day ahead is set right, its tokens would live a day longer, and a clock set back would revive what had expired."""

@@ -94,29 +94,22 @@ class InternalKeys:
         self._store = store
         self._keyring = keyring
 
-    async def active_kid(self, realm_id: RealmId) -> str:
-        """RFC 7638 thumbprint of the key that signs now."""
-        cache = await self._cache(realm_id)
-        active = next(
-            version for version in await self._versions(cache, Purpose.TOKEN_SIGNING) if version.active
-        )
-        for kid, version in (await self._signing_keys(cache)).items():
-            if version[0].key_id == active.key_id:
-                return kid
-        raise Internal
+    async def active_signer(self, realm_id: RealmId) -> tuple[str, Callable[[bytes], bytes]]:
+        """RFC 7638 thumbprint of the key that signs now, and what makes its 64-byte ES256 signature r‖s (RFC 7518 §3.4).
 
-    async def sign(self, realm_id: RealmId, kid: str, data: bytes) -> bytes:
-        """64-byte ES256 signature r‖s (RFC 7518 §3.4).
+        One choice of one state: between two, the key could be taken away as compromised.
 
         Raises:
             Internal: the realm has no such key.
         """
         cache = await self._cache(realm_id)
-        found = (await self._signing_keys(cache)).get(kid)
-        if found is None:
-            raise Internal
-        signer = await self._keyring.handle(found[0], ES256Signer)
-        return signer.sign(data)
+        active = next(
+            version for version in await self._versions(cache, Purpose.TOKEN_SIGNING) if version.active
+        )
+        for kid, (version, _) in (await self._signing_keys(cache)).items():
+            if version.key_id == active.key_id:
+                return kid, (await self._keyring.handle(version, ES256Signer)).sign
+        raise Internal
 
     async def public_keys(self, realm_id: RealmId) -> dict[str, dict[str, str]]:
         """Public JWKs by kid: JWK of every key whose tokens verify, newest first; empty for an absent realm."""

@@ -82,10 +82,9 @@ class AccessTokens:
             claims["secret_id"] = secret_id(standing.proven_with)
         if scope is not None:
             claims["scope"] = scope
-        kid = await self._signer.active_kid(realm_id)
+        kid, sign = await self._signer.active_signer(realm_id)
         signing_input = self._writer(kid).signing_input(json.dumps(claims, separators=(",", ":")).encode())
-        signature = await self._signer.sign(realm_id, kid, signing_input)
-        return self._writer(kid).finish(signing_input, signature)
+        return self._writer(kid).finish(signing_input, sign(signing_input))
 
     async def verify(self, token: str) -> tuple[AccessClaims, str]:
         """What the token says and the kid that vouches for it. Neither expiry nor state is judged here.

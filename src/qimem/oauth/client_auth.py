@@ -80,6 +80,14 @@ class ClientAuthenticator:
             return client
         return replace(client, secret_digest=before, previous_digest=None, previous_until_us=None)
 
+    async def known(self, client_id: str) -> ClientRecord | None:
+        """The client under the rules of its realm; None when one of both is absent or disabled.
+
+        Raises:
+            Unavailable: storage cannot answer.
+        """
+        return await self._find(client_id)
+
     async def with_basic(self, authorization: bytes) -> ClientRecord:
         """The client behind `Authorization: Basic` (RFC 6749 §2.3.1).
 

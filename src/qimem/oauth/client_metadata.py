@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from qimem.errors import InvalidFields
@@ -32,6 +32,20 @@ _BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _VISIBLE = re.compile(r"[!-~]+")
 _SCOPE = re.compile(r"[!#-\[\]-~]+( [!#-\[\]-~]+)*")
 _PRIVATE_JWK_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+def merged(before: dict[str, Any] | None, patch: dict[str, Any]) -> dict[str, Any]:
+    """An object after a merge patch (RFC 7396 §2): null takes a member away, objects are merged, the rest replaces."""
+    after = dict(before or {})
+    for name, value in patch.items():
+        if value is None:
+            after.pop(name, None)
+        elif isinstance(value, dict):
+            inner = after.get(name)
+            after[name] = merged(inner if isinstance(inner, dict) else None, value)
+        else:
+            after[name] = value
+    return after
 
 
 def check_redirect_uris(uris: Sequence[str], pointer: str) -> None:

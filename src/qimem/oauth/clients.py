@@ -20,6 +20,7 @@ from qimem.kernel.limits import CLIENT_SECRET_OVERLAP_SECONDS_MAX
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
+from qimem.oauth.client_metadata import merged
 from qimem.oauth.models import AuthMethod, ClientRecord
 from qimem.oauth.ports import ClientStore
 from qimem.oauth.registration import Registration, fields_shown, shown
@@ -57,7 +58,11 @@ class ClientService:
             _require_tiers(ctx.actor)
         insert = self.creation(ctx.actor, ctx.realm_id, registration)
         return await self._work.run(
-            ctx, insert, CreatedClient, object_id=lambda client: client.client_id, holds_secret=True
+            ctx,
+            insert,
+            CreatedClient,
+            object_id=lambda client: client.client_id,
+            holds_secret=registration.auth_method != AuthMethod.NONE,
         )
 
     def creation(
@@ -143,7 +148,11 @@ class ClientService:
 
         def change(tx: Tx, found: ClientRecord) -> ClientRecord:  # noqa: ARG001 - as the others
             precondition.check(shown(found))
-            return replace(found, **asdict(replace(Registration.of(found), **changes).checked()))
+            before = Registration.of(found)
+            wanted = dict(changes)
+            if isinstance(wanted.get("jwks"), dict):
+                wanted["jwks"] = merged(before.jwks, wanted["jwks"])
+            return replace(found, **asdict(replace(before, **wanted).checked()))
 
         return shown(await self._change(ctx, client_id, change))
 

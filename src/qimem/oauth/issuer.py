@@ -40,7 +40,7 @@ class Authorization:
         judged: The client as it was when it proved itself; None where it did not.
         scope: Asked for by the caller, None for the client's whole scope.
         write_grant: Writes the grant with the scope given to it and returns it as it then stands;
-            None for grant types that leave no grant behind.
+            None for grant types that leave no grant behind. It is told the client as it is now.
         draft: The audit record of the request.
     """
 
@@ -49,7 +49,7 @@ class Authorization:
     client_id: ClientId
     user_id: UUID | None
     scope: str | None
-    write_grant: Callable[[Tx, str | None], GrantRecord] | None
+    write_grant: Callable[[Tx, str | None, ClientRecord], GrantRecord] | None
     draft: AuditDraft
     judged: ClientRecord | None = None
 
@@ -101,10 +101,10 @@ class Issuer:
             if authorization.judged is not None:
                 standing = replace(standing, proven_with=authorization.judged.secret_digest)
             scope = narrowed(standing.client.scope, authorization.scope)
-            grant = None if authorization.write_grant is None else authorization.write_grant(tx, scope)
-            if grant is None:
+            if authorization.write_grant is None:
                 draft.token_id = token_id
                 return standing, None, scope
+            grant = authorization.write_grant(tx, scope, standing.client)
             # A refresh keeps what was granted, less what the client has lost since.
             scope = left_of(grant.scope, standing.client.scope)
             if scope == "":

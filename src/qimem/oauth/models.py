@@ -37,6 +37,8 @@ class ClientRecord:
         previous_digest: Of the secret before it, while that is taken too.
         previous_until_us: Until then.
         metadata: The rest of its registration as canonical JSON text, kept as registered.
+        refresh_grace_seconds: How long a spent refresh token gives its successor once more; None: as its realm says.
+        refresh_requires_client: Whether its grants are refreshed only together with its secret.
     """
 
     realm_id: RealmId
@@ -54,6 +56,8 @@ class ClientRecord:
     created_us: int
     previous_digest: bytes | None = None
     previous_until_us: int | None = None
+    refresh_grace_seconds: int | None = None
+    refresh_requires_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -88,12 +88,8 @@ class GrantStore(Protocol):
 class TokenSigner(Protocol):
     """The realm's signing key, an ordinary key of the key service."""
 
-    async def active_kid(self, realm_id: RealmId) -> str:
-        """RFC 7638 thumbprint of the key that signs now."""
-        ...
-
-    async def sign(self, realm_id: RealmId, kid: str, data: bytes) -> bytes:
-        """64-byte ES256 signature r‖s (RFC 7518 §3.4) by the key with this kid."""
+    async def active_signer(self, realm_id: RealmId) -> tuple[str, Callable[[bytes], bytes]]:
+        """RFC 7638 thumbprint of the key that signs now, and what makes its 64-byte ES256 signature r‖s (RFC 7518 §3.4)."""
         ...
 
     async def public_keys(self, realm_id: RealmId) -> dict[str, dict[str, str]]:

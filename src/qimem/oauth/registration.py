@@ -15,6 +15,7 @@ from qimem.errors import InvalidFields
 from qimem.kernel.clock import rfc3339
 from qimem.oauth.client_metadata import check_metadata, check_redirect_uris
 from qimem.oauth.models import AuthMethod, ClientRecord, GrantType
+from qimem.realms.models import check_refresh_grace
 from qimem.wire.clients import Client
 
 DEFAULT_TIER = "pro"
@@ -34,9 +35,11 @@ class Registration:
     scope: str | None = None
     jwks: dict[str, Any] | None = None
     jwks_uri: str | None = None
-    post_logout_redirect_uris: Sequence[str] = ()
+    post_logout_redirect_uris: Sequence[str] | None = None
     tier: str | None = None
     roles: Sequence[str] = ()
+    refresh_grace_seconds: int | None = None
+    refresh_requires_client: bool | None = None
 
     @classmethod
     def of(cls, client: ClientRecord) -> Registration:
@@ -49,6 +52,8 @@ class Registration:
             scope=client.scope,
             tier=client.tier,
             roles=client.roles,
+            refresh_grace_seconds=client.refresh_grace_seconds,
+            refresh_requires_client=client.refresh_requires_client,
             **_rest(client),
         )
 
@@ -59,11 +64,12 @@ class Registration:
             InvalidFields: points at the first unusable field.
         """
         check_redirect_uris(self.redirect_uris, "/redirect_uris")
-        check_redirect_uris(self.post_logout_redirect_uris, "/post_logout_redirect_uris")
+        check_redirect_uris(self.post_logout_redirect_uris or (), "/post_logout_redirect_uris")
         method = _auth_method(self.auth_method)
         grant_types = _grant_types(self.grant_types, method)
         if self.tier is not None and self.tier not in TIERS:
             raise InvalidFields({"/tier": f"one of {', '.join(TIERS)}"})
+        _check_refresh(self, method)
         check_metadata(self)
         return Checked(
             name=self.name,
@@ -73,6 +79,8 @@ class Registration:
             scope=self.scope,
             tier=self.tier or DEFAULT_TIER,
             metadata=_metadata(self),
+            refresh_grace_seconds=self.refresh_grace_seconds,
+            refresh_requires_client=bool(self.refresh_requires_client),
         )
 
 
@@ -87,6 +95,8 @@ class Checked:
     scope: str | None
     tier: str
     metadata: str
+    refresh_grace_seconds: int | None
+    refresh_requires_client: bool
 
 
 def shown(record: ClientRecord) -> Client:
@@ -109,6 +119,8 @@ def fields_shown(record: ClientRecord) -> dict[str, Any]:
         "roles": list(record.roles),
         "enabled": record.enabled,
         "created_at": rfc3339(record.created_us),
+        "refresh_grace_seconds": record.refresh_grace_seconds,
+        "refresh_requires_client": record.refresh_requires_client,
     }
 
 
@@ -141,6 +153,12 @@ def _grant_types(names: Sequence[str] | None, method: AuthMethod) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
+def _check_refresh(registration: Registration, method: AuthMethod) -> None:
+    check_refresh_grace(registration.refresh_grace_seconds)
+    if registration.refresh_requires_client and method is AuthMethod.NONE:
+        raise InvalidFields({"/refresh_requires_client": "needs a client with a secret"})
+
+
 def _response_types(registration: Registration) -> list[str]:
     return ["code"] if registration.response_types is None else list(registration.response_types)
 
@@ -148,7 +166,7 @@ def _response_types(registration: Registration) -> list[str]:
 def _metadata(registration: Registration) -> str:
     rest = {
         "response_types": _response_types(registration),
-        "post_logout_redirect_uris": list(registration.post_logout_redirect_uris),
+        "post_logout_redirect_uris": list(registration.post_logout_redirect_uris or ()),
         "jwks": registration.jwks,
         "jwks_uri": registration.jwks_uri,
     }

@@ -56,11 +56,13 @@ class StandingCheck:
     roles: RoleStore
 
     def client(self, tx: Tx, realm_id: RealmId, client_id: str) -> ClientRecord | None:
-        """The client with the grant types its realm lets it use, or None when one of both is absent or disabled."""
+        """The client under the rules of its realm, or None when one of both is absent or disabled."""
         realm = self.realms.find(tx, realm_id)
         client = self.clients.find(tx, realm_id, client_id)
         if realm is None or not realm.enabled or client is None or not client.enabled:
             return None
+        if client.refresh_grace_seconds is None:
+            client = replace(client, refresh_grace_seconds=realm.refresh_grace_seconds)
         if realm.allow_password_grant:
             return client
         left = tuple(each for each in client.grant_types if each != GrantType.PASSWORD)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from qimem.authz.decisions import require_everywhere
 from qimem.authz.permissions import Permission
@@ -13,10 +13,10 @@ from qimem.kernel.clock import Clock, rfc3339
 from qimem.kernel.context import RequestContext
 from qimem.kernel.epochs import EpochSource
 from qimem.kernel.ids import SYSTEM_REALM, RealmId, display_name_fault, is_realm_id
-from qimem.kernel.limits import PASSWORD_CHARS_MIN, PASSWORD_MIN_LENGTH_MAX
+from qimem.kernel.limits import PASSWORD_CHARS_MIN, PASSWORD_MIN_LENGTH_MAX, REFRESH_GRACE_SECONDS
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
-from qimem.realms.models import RealmRecord, RealmSettings
+from qimem.realms.models import RealmRecord, RealmSettings, check_refresh_grace
 from qimem.realms.ports import RealmProvisioning, RealmStore
 from qimem.wire.common import Deleted
 from qimem.wire.preconditions import Precondition
@@ -71,12 +71,12 @@ class RealmService:
             ctx: The caller.
             realm_id: Never given before.
             name: For people.
-            settings: Passwords of 8 to 64 characters.
+            settings: Passwords of 8 to 64 characters, a grace of 0 to 60 s.
 
         Raises:
             Forbidden: without `realms:create` in realm `system`.
-            InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, name empty or longer than 256, or no such length;
-                or it would shut the operators out.
+            InvalidFields: id not `[a-z0-9][a-z0-9-]{0,62}`, name empty or longer than 256, no such length or
+                grace; or it would shut the operators out.
             Conflict: `already_exists`, also for the id of a deleted realm.
         """
         _require_platform(ctx, Permission.REALMS_CREATE)
@@ -142,10 +142,16 @@ class RealmService:
         self,
         ctx: RequestContext,
         name: str | None,
-        settings: RealmSettings,
+        changes: Mapping[str, Any],
         precondition: Precondition,
     ) -> Realm:
-        """Give the realm another name or other rules; its id and issuer stay. None leaves what is.
+        """Give the realm another name or other rules; its id and issuer stay.
+
+        Args:
+            ctx: The caller and the realm.
+            name: None leaves it.
+            changes: Fields of `RealmSettings` and their new values; None is the default again.
+            precondition: What must be there now.
 
         Raises:
             Forbidden: without `realms:update`.
@@ -156,6 +162,10 @@ class RealmService:
         require_everywhere(ctx, Permission.REALMS_UPDATE)
         if name is not None:
             _check_name(name)
+        defaults = RealmSettings(self._terms.password_min_length, True, REFRESH_GRACE_SECONDS)
+        settings = RealmSettings(
+            **{field: getattr(defaults, field) if new is None else new for field, new in changes.items()}
+        )
         self._check(ctx.realm_id, settings)
 
         def change(found: RealmRecord) -> RealmRecord:
@@ -237,6 +247,7 @@ class RealmService:
             created_at=rfc3339(realm.created_us),
             password_min_length=realm.password_min_length,
             allow_password_grant=realm.allow_password_grant,
+            refresh_grace_seconds=realm.refresh_grace_seconds,
         )
 
     def _with(self, realm: RealmRecord, settings: RealmSettings) -> RealmRecord:
@@ -248,6 +259,7 @@ class RealmService:
         least, length = self._terms.password_min_length, settings.password_min_length
         if length is not None and not least <= length <= PASSWORD_MIN_LENGTH_MAX:
             raise InvalidFields({"/password_min_length": f"must be {least} to {PASSWORD_MIN_LENGTH_MAX}"})
+        check_refresh_grace(settings.refresh_grace_seconds)
         if settings.allow_password_grant is False and realm_id == SYSTEM_REALM:
             raise InvalidFields({"/allow_password_grant": "operators sign in with it"})
 

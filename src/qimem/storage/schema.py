@@ -90,6 +90,7 @@ realm = sa.Table(
     # Null for realms that were made before there was a choice.
     sa.Column("password_min_length", sa.Integer, nullable=True),
     sa.Column("allow_password_grant", sa.Boolean, nullable=True),
+    sa.Column("refresh_grace_seconds", sa.Integer, nullable=True),
     # An id is never given twice: the row of a deleted realm stays, and nothing else of it.
     _time("deleted_us", nullable=True),
 )
@@ -238,6 +239,8 @@ client = sa.Table(
     sa.Column("scope", sa.Text),
     sa.Column("tier", sa.Text, nullable=False),
     sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("refresh_grace_seconds", sa.Integer, nullable=True),
+    sa.Column("refresh_requires_client", sa.Boolean, nullable=True),
     sa.Column("enabled", sa.Boolean, nullable=False),
     _time("created_us"),
     sa.UniqueConstraint("client_id"),

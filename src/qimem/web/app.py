@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from qimem.authz.permissions import Permission
 from qimem.crypto.mac import digest
-from qimem.errors import Forbidden, Internal, Invalid, QimemError, outcome_unknown
+from qimem.errors import Forbidden, Internal, Invalid, QimemError, Unavailable, outcome_unknown
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import Actor, IdempotencyKey, RequestContext
 from qimem.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
@@ -135,6 +135,9 @@ class App:
     ) -> None:
         """Answer once all is recorded that has to be."""
         draft, endpoint, recorder = asked.draft, asked.endpoint, self._recorder
+        if draft is not None and draft.intent is not None and isinstance(failure, Unavailable):
+            # It is done; only what was to be told of it could not be had. Not "nothing was changed".
+            answer = _refusal(outcome_unknown(), asked.request_id)
         if endpoint is not None:
             outcome = draft.outcome if failure is None and draft is not None else code_of(failure)
             if draft is not None and waits_for_record(endpoint, draft, failure):
@@ -314,9 +317,10 @@ def _query_of(endpoint: Endpoint, asked: _Asked) -> Any:
         raise Invalid("a body is not read here", hint="fields go into the query")
     if endpoint.query is not None:
         return json_guard.convert_query(_query(text), endpoint.query)
-    if text and endpoint.request is not None:
+    if text and (endpoint.request is not None or endpoint.needs_bearer):
         # A realm named here by mistake, and ignored, would be work done in another realm.
-        raise Invalid("query parameters are not read here", hint="fields go into the body")
+        hint = None if endpoint.request is None else "fields go into the body"
+        raise Invalid("query parameters are not read here", hint=hint)
     return None
 
 

@@ -25,6 +25,8 @@ class CreateClientRequest(Request, frozen=True, kw_only=True):
     post_logout_redirect_uris: list[str] | None = None
     tier: str | None = None
     roles: list[str] | None = None
+    refresh_grace_seconds: int | None = None
+    refresh_requires_client: bool | None = None
 
 
 class Client(Response, frozen=True, kw_only=True):
@@ -45,6 +47,9 @@ class Client(Response, frozen=True, kw_only=True):
     roles: list[str]
     enabled: bool
     created_at: str
+    # Answers that are kept for their repetition may be older than these.
+    refresh_grace_seconds: int | None = None
+    refresh_requires_client: bool = False
 
 
 class CreatedClient(Client, frozen=True, kw_only=True):
@@ -59,13 +64,15 @@ class UpdateClientRequest(Request, frozen=True, kw_only=True):
     realm_id: str | None = None
     name: str | msgspec.UnsetType | None = msgspec.UNSET
     redirect_uris: list[str] | msgspec.UnsetType = msgspec.UNSET
-    grant_types: list[str] | msgspec.UnsetType = msgspec.UNSET
-    response_types: list[str] | msgspec.UnsetType = msgspec.UNSET
+    grant_types: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    response_types: list[str] | msgspec.UnsetType | None = msgspec.UNSET
     scope: str | msgspec.UnsetType | None = msgspec.UNSET
     jwks: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     jwks_uri: str | msgspec.UnsetType | None = msgspec.UNSET
-    post_logout_redirect_uris: list[str] | msgspec.UnsetType = msgspec.UNSET
-    tier: str | msgspec.UnsetType = msgspec.UNSET
+    post_logout_redirect_uris: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    tier: str | msgspec.UnsetType | None = msgspec.UNSET
+    refresh_grace_seconds: int | msgspec.UnsetType | None = msgspec.UNSET
+    refresh_requires_client: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class RotateClientSecretRequest(Request, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -94,6 +94,12 @@ class Page(Response, Generic[T], frozen=True, kw_only=True):
 def given(value: T | msgspec.UnsetType) -> T | None:
     """A field of a merge patch that cannot be null; None where it was left out."""
     return None if value is msgspec.UNSET else value
+
+
+def said(body: msgspec.Struct) -> dict[str, Any]:
+    """The fields of a merge patch that are not left out, null among them; without the realm it is about."""
+    fields = {name: getattr(body, name) for name in body.__struct_fields__ if name != "realm_id"}
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
 
 
 class Status(Response, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ class CreateRealmRequest(Request, frozen=True, kw_only=True):
     name: str
     password_min_length: int | None = None
     allow_password_grant: bool | None = None
+    refresh_grace_seconds: int | None = None
 
 
 class Realm(Response, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class Realm(Response, frozen=True, kw_only=True):
     # Answers that are kept for their repetition may be older than the field.
     password_min_length: int = 8
     allow_password_grant: bool = True
+    refresh_grace_seconds: int = 10
 
 
 class CreateRoleRequest(Request, frozen=True, kw_only=True):
@@ -47,11 +49,12 @@ class Role(Response, frozen=True, kw_only=True):
 
 
 class UpdateRealmRequest(Request, frozen=True, kw_only=True):
-    """PATCH /v1/auth/realms/{realm_id}: what is left out stays."""
+    """PATCH /v1/auth/realms/{realm_id}: what is left out stays, null is the default again."""
 
     name: str | msgspec.UnsetType = msgspec.UNSET
-    password_min_length: int | msgspec.UnsetType = msgspec.UNSET
-    allow_password_grant: bool | msgspec.UnsetType = msgspec.UNSET
+    password_min_length: int | msgspec.UnsetType | None = msgspec.UNSET
+    allow_password_grant: bool | msgspec.UnsetType | None = msgspec.UNSET
+    refresh_grace_seconds: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ListRealmsQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ def add_realm(tx: Tx, name: str = "acme") -> None:
         deleted_us=None,
         password_min_length=8,
         allow_password_grant=True,
+        refresh_grace_seconds=10,
     )
     tx.run(INSERT_EPOCH, realm_id=name)
 

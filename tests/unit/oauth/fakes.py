@@ -21,6 +21,7 @@ from qimem.kernel.clock import ManualClock
 from qimem.kernel.context import Actor, ActorKind, IdempotencyKey, RequestContext
 from qimem.kernel.epochs import Epoch, RealmCache, RealmCaches
 from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.limits import REFRESH_GRACE_SECONDS
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
@@ -208,11 +209,9 @@ class FakeKeys:
         self.active[realm_id] = kid
         return kid
 
-    async def active_kid(self, realm_id: RealmId) -> str:
-        return self.active[realm_id]
-
-    async def sign(self, realm_id: RealmId, kid: str, data: bytes) -> bytes:
-        return self._signers[realm_id, kid].sign(data)
+    async def active_signer(self, realm_id: RealmId) -> tuple[str, Callable[[bytes], bytes]]:
+        kid = self.active[realm_id]
+        return kid, self._signers[realm_id, kid].sign
 
     async def public_keys(self, realm_id: RealmId) -> dict[str, dict[str, str]]:
         return self.published.get(realm_id, {})
@@ -246,6 +245,7 @@ def a_client(client_id: str = APP, realm_id: RealmId = ACME, **more: Any) -> Cli
         roles=("robot",),
         metadata="{}",
         created_us=0,
+        refresh_grace_seconds=REFRESH_GRACE_SECONDS,
     )
     return replace(record, **more)
 

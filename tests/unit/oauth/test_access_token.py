@@ -28,11 +28,11 @@ async def setting() -> Setting:
 
 async def signed(setting: Setting, claims: object, header: dict[str, Any] | None = None) -> str:
     """A token of exactly these claims under acme's genuine key."""
-    kid = await setting.keys.active_kid(ACME)
+    kid, sign = await setting.keys.active_signer(ACME)
     head = {"alg": "ES256", "typ": "at+jwt", "kid": kid} if header is None else header
     payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
     text = f"{b64(json.dumps(head).encode())}.{b64(payload)}"
-    return f"{text}.{b64(await setting.keys.sign(ACME, kid, text.encode()))}"
+    return f"{text}.{b64(sign(text.encode()))}"
 
 
 async def genuine(setting: Setting) -> dict[str, Any]:
@@ -185,11 +185,10 @@ async def test_a_header_of_another_shape_is_refused(setting: Setting) -> None:
 async def test_a_realm_vouches_for_itself_alone(setting: Setting) -> None:
     good = await genuine(setting)
     await refused(setting, await signed(setting, good | {"realm": OTHER, "iss": f"{URL}/realms/other"}))
-    header = {"alg": "ES256", "typ": "at+jwt", "kid": setting.keys.active[OTHER]}
+    kid, sign = await setting.keys.active_signer(OTHER)
+    header = {"alg": "ES256", "typ": "at+jwt", "kid": kid}
     text = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(good).encode())}"
-    await refused(
-        setting, f"{text}.{b64(await setting.keys.sign(OTHER, setting.keys.active[OTHER], text.encode()))}"
-    )
+    await refused(setting, f"{text}.{b64(sign(text.encode()))}")
 
 
 async def test_another_installation_with_the_same_keys_is_not_ours(setting: Setting) -> None:

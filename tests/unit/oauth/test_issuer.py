@@ -13,7 +13,7 @@ from qimem.identity.models import RoleRecord
 from qimem.kernel.limits import BEARER_CHARS_MAX
 from qimem.kernel.transaction import Tx
 from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
-from qimem.oauth.models import GrantRecord, GrantType
+from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
 from qimem.oauth.refresh_token import make_refresh_token
 from tests.support.audit import a_draft
 from tests.support.oauth import taken_apart
@@ -34,7 +34,7 @@ class Desk(Setting):
             self.database, self.work, self.standing, self.access_tokens, self.keys, self.clock
         )
 
-    def write(self, tx: Tx, scope: str | None) -> GrantRecord:
+    def write(self, tx: Tx, scope: str | None, client: ClientRecord) -> GrantRecord:
         self.written.append(scope)
         grant = replace(self.grant, scope=scope)
         self.grants.insert(tx, grant)
@@ -132,7 +132,7 @@ async def test_without_a_registered_scope_there_is_none(desk: Desk) -> None:
 
 
 async def test_the_scope_of_the_grant_counts_once_it_is_written(desk: Desk) -> None:
-    def keeps_its_scope(tx: Tx, scope: str | None) -> GrantRecord:
+    def keeps_its_scope(tx: Tx, scope: str | None, client: ClientRecord) -> GrantRecord:
         return a_grant(scope="read")
 
     answer = await desk.issuer.issue(desk.for_ada(write_grant=keeps_its_scope))
@@ -169,7 +169,7 @@ async def test_no_two_tokens_have_one_id(desk: Desk) -> None:
 async def test_the_grant_is_written_in_the_transaction(desk: Desk) -> None:
     seen = []
 
-    def write(tx: Tx, scope: str | None) -> GrantRecord:
+    def write(tx: Tx, scope: str | None, client: ClientRecord) -> GrantRecord:
         seen.append(tx)
         return a_grant()
 
@@ -308,7 +308,7 @@ async def test_a_token_does_not_outlive_its_grant(desk: Desk, left_us: int, last
 
 
 async def test_what_the_grant_type_refuses_is_refused(desk: Desk) -> None:
-    def refuse(tx: Tx, scope: str | None) -> GrantRecord:
+    def refuse(tx: Tx, scope: str | None, client: ClientRecord) -> GrantRecord:
         desk.grants.insert(tx, a_grant())
         raise invalid_grant("spent")
 

@@ -32,6 +32,7 @@ ROW = {
     "created_us": 1,
     "password_min_length": 8,
     "allow_password_grant": None,
+    "refresh_grace_seconds": None,
     "deleted_us": None,
 }
 
@@ -42,10 +43,12 @@ def test_core_writes_and_reads(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         rows = connection.execute(sa.select(realm).order_by(realm.c.realm_id)).all()
         assert [tuple(row) for row in rows] == [
-            ("acme", "Acme", True, 1, 8, None, None),
-            ("other", "Acme", True, 1, 8, None, None),
+            ("acme", "Acme", True, 1, 8, None, None, None),
+            ("other", "Acme", True, 1, 8, None, None, None),
         ]
-        assert connection.execute(sa.select(realm)).fetchmany(1) == [("acme", "Acme", True, 1, 8, None, None)]
+        assert connection.execute(sa.select(realm)).fetchmany(1) == [
+            ("acme", "Acme", True, 1, 8, None, None, None)
+        ]
 
 
 def test_an_empty_result_still_has_columns(engine: sa.Engine) -> None:

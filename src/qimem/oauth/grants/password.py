@@ -35,7 +35,7 @@ class PasswordGrant:
         """
         known = await self._login.with_password(client.realm_id, _credentials(request), draft)
 
-        def begin(tx: Tx, scope: str | None) -> GrantRecord:
+        def begin(tx: Tx, scope: str | None, _: ClientRecord) -> GrantRecord:
             if not self._login.still_holds(tx, known):
                 raise invalid_grant("invalid credentials")
             now_us = self._clock.now_us()

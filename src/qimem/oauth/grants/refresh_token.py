@@ -1,14 +1,14 @@
 """Refresh with rotation: each refresh token works once, and a lost answer logs nobody out.
 
 The grant row carries the generation of its one live refresh token. Presenting it moves the
-generation on, in one conditional statement. Presenting the one just spent, within the grace time,
-with the same client authentication and while its successor is unused, gives that same successor
+generation on, in one conditional statement. Presenting the one just spent, within the grace time of
+client or realm, with the same client authentication and while its successor is unused, gives that same successor
 again. Anything older is a copy in someone's hands: the whole grant ends.
 """
 
 from __future__ import annotations
 
-from qimem.errors import Conflict, Invalid
+from qimem.errors import Conflict, Invalid, Unauthenticated
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.limits import REFRESH_GRACE_SECONDS
@@ -55,7 +55,8 @@ class RefreshTokenGrant:
         """A new pair for the grant behind the token.
 
         Raises:
-            Unauthenticated: `invalid_client`: client credentials were sent and are wrong.
+            Unauthenticated: `invalid_client`: client credentials were sent and are wrong, or were not sent by a
+                client that must.
             Invalid: `invalid_grant`.
             Unavailable: the refresh could not be written.
         """
@@ -69,13 +70,13 @@ class RefreshTokenGrant:
         judged = client if request.client_secret is not None else None
         try:
             return await self._issue(grant, token, draft, judged)
-        except (Conflict, Invalid) as error:
+        except (Conflict, Invalid, Unauthenticated) as error:
             # Which of user, client or realm fell away is nobody's business here. A copy of an old token is one for all
             # that: the grant would live on when they are enabled again.
             if not await self._is_copy(request.refresh_token, by_client=judged is not None):
-                if isinstance(error, Conflict):
-                    raise
-                raise invalid_refresh_token() from error
+                if isinstance(error, Invalid):
+                    raise invalid_refresh_token() from error
+                raise
         except _Reused:
             pass
         draft.outcome = "refresh_token_reused"
@@ -89,8 +90,10 @@ class RefreshTokenGrant:
             return False
         token, grant = found
         now_us = self._clock.now_us()
-        spent = grant.lives_at(now_us) and token.generation < grant.generation
-        return spent and not _in_grace(grant, token.generation, now_us, by_client=by_client)
+        if not grant.lives_at(now_us) or token.generation >= grant.generation:
+            return False
+        client = await self._clients.known(grant.client_id)
+        return not _in_grace(grant, token.generation, now_us, by_client=by_client, client=client)
 
     async def _client(self, request: RefreshRequest) -> ClientRecord | None:
         if request.client_id is None:
@@ -105,10 +108,12 @@ class RefreshTokenGrant:
     ) -> TokenResponse:
         by_client = judged is not None
 
-        def rotate(tx: Tx, scope: str | None) -> GrantRecord:  # noqa: ARG001 - the grant keeps its scope
+        def rotate(tx: Tx, _: str | None, client: ClientRecord) -> GrantRecord:
             now_us = self._clock.now_us()
             if not grant.lives_at(now_us):
                 raise invalid_refresh_token()
+            if client.refresh_requires_client and not by_client:
+                raise invalid_client()
             rotated = self._grants.rotate(
                 tx,
                 grant.realm_id,
@@ -122,7 +127,7 @@ class RefreshTokenGrant:
             current = self._grants.find(tx, grant.realm_id, grant.grant_id)
             if current is None or not current.lives_at(now_us):
                 raise invalid_refresh_token()
-            if _in_grace(current, token.generation, now_us, by_client=by_client):
+            if _in_grace(current, token.generation, now_us, by_client=by_client, client=client):
                 return current
             raise _Reused
 
@@ -140,9 +145,14 @@ class RefreshTokenGrant:
         )
 
 
-def _in_grace(current: GrantRecord, presented: int, now_us: int, *, by_client: bool) -> bool:
+def _in_grace(
+    current: GrantRecord, presented: int, now_us: int, *, by_client: bool, client: ClientRecord | None
+) -> bool:
     if presented != current.generation - 1 or current.rotated_us is None:
         return False
+    grace = client.refresh_grace_seconds if client is not None else None
+    if grace is None:
+        grace = REFRESH_GRACE_SECONDS
     # Both ways: a clock set back must not turn an honest retry into a theft.
-    recent = abs(now_us - current.rotated_us) <= REFRESH_GRACE_SECONDS * MICROSECONDS
-    return recent and current.rotated_by_client == by_client
+    recent = abs(now_us - current.rotated_us) <= grace * MICROSECONDS
+    return grace > 0 and recent and current.rotated_by_client == by_client

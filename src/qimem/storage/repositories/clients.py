@@ -49,7 +49,7 @@ _ROLES_OF_PAGE = sql(
 )
 _UPDATABLE = (
     "name", "secret_digest", "previous_digest", "previous_until_us", "auth_method", "grant_types", "redirect_uris",
-    "scope", "tier", "metadata", "enabled",
+    "scope", "tier", "metadata", "enabled", "refresh_grace_seconds", "refresh_requires_client",
 )  # fmt: skip
 _UPDATE = sql(
     sa.update(client)
@@ -147,6 +147,8 @@ def _columns(record: ClientRecord) -> dict[str, Any]:
         "metadata": record.metadata,
         "enabled": record.enabled,
         "created_us": record.created_us,
+        "refresh_grace_seconds": record.refresh_grace_seconds,
+        "refresh_requires_client": record.refresh_requires_client,
     }
 
 
@@ -172,4 +174,6 @@ def _client(row: tuple[Any, ...], roles: tuple[str, ...]) -> ClientRecord:
         roles=roles,
         metadata=named["metadata"],
         created_us=named["created_us"],
+        refresh_grace_seconds=named["refresh_grace_seconds"],
+        refresh_requires_client=bool(named["refresh_requires_client"]),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from qimem.kernel.ids import RealmId
-from qimem.kernel.limits import PASSWORD_CHARS_MIN
+from qimem.kernel.limits import PASSWORD_CHARS_MIN, REFRESH_GRACE_SECONDS
 from qimem.kernel.transaction import Tx
 from qimem.realms.models import RealmRecord
 from qimem.storage.schema import epoch, realm, realm_kek, realm_remains
@@ -22,6 +22,7 @@ _REALM = sa.select(
     realm.c.created_us,
     sa.func.coalesce(realm.c.password_min_length, PASSWORD_CHARS_MIN),
     sa.func.coalesce(realm.c.allow_password_grant, sa.true()),
+    sa.func.coalesce(realm.c.refresh_grace_seconds, REFRESH_GRACE_SECONDS),
 ).where(realm.c.deleted_us.is_(None))
 _FIND = sql(_REALM.where(realm.c.realm_id == sa.bindparam("realm_id")))
 _PAGE = sql(
@@ -38,6 +39,7 @@ _UPDATE = sql(
         enabled=sa.bindparam("to_enabled"),
         password_min_length=sa.bindparam("to_password_min_length"),
         allow_password_grant=sa.bindparam("to_allow_password_grant"),
+        refresh_grace_seconds=sa.bindparam("to_refresh_grace_seconds"),
     )
 )
 _KEKS = sql(
@@ -77,6 +79,7 @@ class RealmRepository:
             deleted_us=None,
             password_min_length=record.password_min_length,
             allow_password_grant=record.allow_password_grant,
+            refresh_grace_seconds=record.refresh_grace_seconds,
         )
         if added is not None:
             tx.run(_INSERT_EPOCH, realm_id=record.realm_id, n=1)
@@ -100,6 +103,7 @@ class RealmRepository:
             to_enabled=record.enabled,
             to_password_min_length=record.password_min_length,
             to_allow_password_grant=record.allow_password_grant,
+            to_refresh_grace_seconds=record.refresh_grace_seconds,
         )
 
     def destroy(self, tx: Tx, realm_id: RealmId, now_us: int) -> None:

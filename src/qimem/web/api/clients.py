@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission
 from qimem.errors import InvalidFields
@@ -21,7 +17,7 @@ from qimem.wire.clients import (
     RotatedClientSecret,
     UpdateClientRequest,
 )
-from qimem.wire.common import Deleted, ListQuery, Page, RealmQuery, RolesRequest, StateRequest
+from qimem.wire.common import Deleted, ListQuery, Page, RealmQuery, RolesRequest, StateRequest, said
 
 
 async def create_client(call: Call[CreateClientRequest, None]) -> CreatedClient:
@@ -38,9 +34,11 @@ async def create_client(call: Call[CreateClientRequest, None]) -> CreatedClient:
         scope=body.scope,
         jwks=body.jwks,
         jwks_uri=body.jwks_uri,
-        post_logout_redirect_uris=body.post_logout_redirect_uris or (),
+        post_logout_redirect_uris=body.post_logout_redirect_uris,
         tier=body.tier,
         roles=body.roles or (),
+        refresh_grace_seconds=body.refresh_grace_seconds,
+        refresh_requires_client=body.refresh_requires_client,
     )
     return await call.services.clients.create(call.context, registration)
 
@@ -61,13 +59,8 @@ async def get_client(call: Call[None, RealmQuery]) -> Client:
 
 async def update_client(call: Call[UpdateClientRequest, None]) -> Client:
     """Change what a client is registered as."""
-    changes: dict[str, Any] = {
-        name: value
-        for name in UpdateClientRequest.__struct_fields__
-        if name != "realm_id" and (value := getattr(call.body, name)) is not msgspec.UNSET
-    }
     return await call.services.clients.update(
-        call.context, call.path["client_id"], changes, call.precondition
+        call.context, call.path["client_id"], said(call.body), call.precondition
     )
 
 

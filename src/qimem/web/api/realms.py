@@ -9,7 +9,7 @@ from qimem.kernel.ids import is_realm_id
 from qimem.realms.models import RealmSettings
 from qimem.web.kit.endpoint import Call, Endpoint
 from qimem.web.kit.pages import next_cursor, page_limit, position
-from qimem.wire.common import Deleted, EmptyRequest, Page, given
+from qimem.wire.common import Deleted, EmptyRequest, Page, said
 from qimem.wire.realms import (
     CreateRealmRequest,
     DeleteRealmQuery,
@@ -22,7 +22,7 @@ from qimem.wire.realms import (
 async def create_realm(call: Call[CreateRealmRequest, None]) -> Realm:
     """Make a realm."""
     body = call.body
-    settings = RealmSettings(body.password_min_length, body.allow_password_grant)
+    settings = RealmSettings(body.password_min_length, body.allow_password_grant, body.refresh_grace_seconds)
     return await call.services.realms.create(call.context, body.id, body.name, settings)
 
 
@@ -42,9 +42,10 @@ async def get_realm(call: Call[None, None]) -> Realm:
 
 async def update_realm(call: Call[UpdateRealmRequest, None]) -> Realm:
     """Change a realm's name and rules; its id and issuer stay."""
-    body = call.body
-    settings = RealmSettings(given(body.password_min_length), given(body.allow_password_grant))
-    return await call.services.realms.update(call.context, given(body.name), settings, call.precondition)
+    changes = said(call.body)
+    return await call.services.realms.update(
+        call.context, changes.pop("name", None), changes, call.precondition
+    )
 
 
 async def disable_realm(call: Call[EmptyRequest, None]) -> Realm:
