@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from qimem.crypto.mac import digest
-from qimem.errors import Conflict, Unavailable, storage_unavailable
+from qimem.errors import Conflict, Unauthenticated, Unavailable, storage_unavailable
 from qimem.kernel.ids import ClientId
 from qimem.oauth import issuer
 from qimem.oauth.refresh_token import make_refresh_token
@@ -85,6 +85,43 @@ async def test_a_spent_token_outside_the_grace_ends_the_whole_grant(
     desk.intents.kept.clear()
     for generation in (OLD, SPENT, LIVE):
         await desk.refused(generation)
+
+
+@pytest.mark.parametrize(
+    ("of_realm", "of_client", "seconds"),
+    [(0, None, 0), (60, None, 60), (0, 60, 60), (60, 0, 0), (10, 1, 1), (1, 10, 10)],
+)
+async def test_the_grace_is_what_the_client_says_and_else_the_realm(
+    desk: RefreshDesk, of_realm: int, of_client: int | None, seconds: int
+) -> None:
+    desk.change(desk.realms, ACME, refresh_grace_seconds=of_realm)
+    desk.change(desk.clients, (ACME, APP), refresh_grace_seconds=of_client)
+    if seconds:
+        desk.clock.wall_us += seconds * SECOND
+        await desk.given_again(SPENT)
+        desk.clock.wall_us += 1
+    await desk.ended(SPENT)
+
+
+@pytest.mark.parametrize(("grace", "ends"), [(0, True), (60, False)])
+async def test_a_copy_is_known_by_the_same_grace_where_something_else_is_refused(
+    desk: RefreshDesk, grace: int, ends: bool
+) -> None:
+    desk.change(desk.clients, (ACME, APP), refresh_grace_seconds=grace, grant_types=("password",))
+    await (desk.ended if ends else desk.refused)(SPENT)
+
+
+async def test_a_client_that_must_be_there_shows_its_secret(desk: RefreshDesk) -> None:
+    desk.change(desk.clients, (ACME, APP), refresh_requires_client=True)
+    before = desk.grant
+    with pytest.raises(Unauthenticated) as caught:
+        await desk.present(LIVE)
+    assert caught.value.code == "invalid_client"
+    assert desk.grant == before
+    await desk.present(LIVE, **AS_APP)
+    assert desk.grant.generation == LIVE + 1
+    # A copy in the hands of somebody without the secret is still a copy.
+    await desk.ended(SPENT)
 
 
 async def test_the_grace_is_not_prolonged_by_its_use(desk: RefreshDesk) -> None:
