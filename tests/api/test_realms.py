@@ -32,6 +32,7 @@ def test_a_realm_is_answered_with_its_issuer(each_world: World) -> None:
         "created_at": body["created_at"],
         "password_min_length": 8,
         "allow_password_grant": True,
+        "refresh_grace_seconds": 10,
     }
     assert MOMENT.fullmatch(body["created_at"])
 
