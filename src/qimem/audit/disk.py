@@ -58,7 +58,8 @@ class Disk:
         for step in steps:
             if step.cut_to >= 0:
                 self._go_back(step)
-            elif self._descriptor < 0 and self._segment and step.data:
+            elif self._descriptor < 0 and self._segment and (step.data or step.seal):
+                # A segment that ends right behind its checkpoint is sealed without a byte more.
                 self._descriptor = self._files.open_last(self._segment)
             if step.data:
                 write_all(self._descriptor, step.data, step.offset)

@@ -1,4 +1,4 @@
-"""The process that writes a stream makes the next segment in time, and again when it could not."""
+"""The process that writes a stream: steps onto a disk, the next segment in time, and again when it could not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qimem.audit.disk import Disk
-from qimem.audit.segment_file import StreamFiles
+from qimem.audit.segment_file import StreamFiles, segment_name
+from qimem.audit.steps import Step
 from qimem.kernel.clock import ManualClock
 from tests.support.processes import eventually
 
@@ -45,3 +46,11 @@ def test_a_spare_segment_that_could_not_be_made_is_tried_again_after_a_while(tmp
     clock.advance(20)
     disk.prepare()
     assert files.tries == 2
+
+
+def test_a_process_that_has_written_nothing_yet_seals_a_segment_that_is_full(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path)
+    Disk(files, 0, SIZE).do([Step(b"", 0, header=b"one\n")])
+    Disk(files, 1, SIZE).do([Step(b"", 4, seal=True, header=b"two\n"), Step(b"more\n", 4)])
+    assert (tmp_path / segment_name(1)).read_bytes() == b"one\n"
+    assert (tmp_path / segment_name(2)).read_bytes().rstrip(b"\0") == b"two\nmore\n"

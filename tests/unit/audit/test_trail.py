@@ -314,6 +314,24 @@ async def test_a_segment_that_was_never_begun_is_begun_again(tmp_path: Path, hea
     verified(tmp_path / "0")
 
 
+async def test_a_stream_that_ends_at_the_end_of_a_segment_right_behind_a_checkpoint_is_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    stream = await Stream.open(tmp_path / "0")
+    while stream.state.offset < SIZE - 3 * 1024:
+        await stream.trail.append(line(0))
+    await stream.trail.close()
+    stream.directory.close()
+    again = await Stream.open(tmp_path / "0")
+    assert again.state.unsigned == 0
+    long = b'{"n":1,"x":"%b"}\n' % (b"x" * 2 * 1024)
+    await again.trail.append(long)
+    await again.die()
+    assert again.state.segment == 2
+    assert records(tmp_path / "0")[-1] == long.strip()
+    verified(tmp_path / "0")
+
+
 async def test_a_changed_log_is_not_gone_on_with(tmp_path: Path) -> None:
     stream = await Stream.open(tmp_path / "0")
     for number in range(3):
