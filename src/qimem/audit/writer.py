@@ -106,7 +106,8 @@ class SegmentWriter:
     def _begin(self, segment: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "qimem.audit.disk"]
+            # CWE-427: without -P, files of the working directory would be imported in place of ours.
+            command = [sys.executable, "-P", "-m", "qimem.audit.disk"]
             command += [
                 str(theirs.fileno()),
                 str(self._directory.path),

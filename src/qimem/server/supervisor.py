@@ -36,7 +36,8 @@ from qimem.server.worker import READY, REFUSAL
 if TYPE_CHECKING:
     from qimem.server.order import Order
 
-WORKER_COMMAND = (sys.executable, "-m", "qimem.server.worker")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "qimem.server.worker")
+"""CWE-427: without -P, files of the working directory would be imported in place of ours, and given the root key."""
 
 _TURN_SECONDS = 0.1
 _BACK_OFF_FIRST_SECONDS = 0.1

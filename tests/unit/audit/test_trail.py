@@ -252,6 +252,19 @@ async def test_a_stream_that_cannot_even_begin_begins_later(
     verified(tmp_path / "0")
 
 
+async def test_the_process_that_writes_is_not_taken_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gzip.py", "qimem/__init__.py", "qimem/audit/__init__.py", "qimem/audit/disk.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("import os; os._exit(66)\n")
+    monkeypatch.chdir(tmp_path)
+    stream = await Stream.open(tmp_path / "0")
+    await stream.trail.append(line(0))
+    await stream.die()
+    assert records(tmp_path / "0") == [line(0).strip()]
+
+
 async def test_more_than_the_socket_takes_at_once_arrives(tmp_path: Path) -> None:
     stream = await Stream.open(tmp_path / "0", 16 * 1024 * 1024)
     long = b'{"n":1,"x":"%b"}\n' % (b"x" * 60_000)

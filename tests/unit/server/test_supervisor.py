@@ -275,6 +275,23 @@ def test_a_worker_that_cannot_be_started_now_ends_nobody_and_leaks_nothing(
         assert slot.start_at > 5.0
 
 
+def test_a_worker_is_not_taken_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gzip.py", "qimem/__init__.py", "qimem/server/__init__.py", "qimem/server/worker.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("import os; os._exit(66)\n")
+    monkeypatch.chdir(tmp_path)
+    orders, no_orders = os.pipe()
+    reports, report = os.pipe()
+    os.close(no_orders)
+    worker = Supervisor(1)._spawned(orders, report)
+    # Ours ends with 1 when there will be no order.
+    assert worker.wait(20) == 1
+    for descriptor in (orders, reports, report):
+        os.close(descriptor)
+
+
 def test_children_are_waited_for_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
