@@ -34,9 +34,9 @@ def write(log: Path, streams: int = 2, records: int = 60, **facts: object) -> li
     async def run() -> None:
         opened = []
         for number in range(streams):
-            directory = StreamDirectory(log / f"s{number}")
+            directory = StreamDirectory(log / f"s{number:012}")
             state = StreamState(
-                "here", f"s{number}", signer(), verifier_of(signer()), clock, segment_bytes=SIZE
+                "here", f"s{number:012}", signer(), verifier_of(signer()), clock, segment_bytes=SIZE
             )
             opened.append((directory, await open_trail(state, directory, lambda line: None)))
         for number in range(records):
@@ -89,8 +89,8 @@ def test_a_record_that_lagged_behind_its_time_is_on_its_page(tmp_path: Path) -> 
     clock.advance(1)
 
     async def run() -> list[AuditRecord]:
-        directory = StreamDirectory(tmp_path / "s0")
-        state = StreamState("here", "s0", signer(), verifier_of(signer()), clock, segment_bytes=SIZE)
+        directory = StreamDirectory(tmp_path / "s000000000000")
+        state = StreamState("here", "s000000000000", signer(), verifier_of(signer()), clock, segment_bytes=SIZE)
         trail, made = await open_trail(state, directory, lambda line: None), []
         for number in range(40):
             clock.advance(1)
@@ -140,10 +140,10 @@ def test_a_realm_whose_name_begins_another_is_not_mixed_up(tmp_path: Path) -> No
 @pytest.mark.parametrize("cut", range(1, 400, 7))
 def test_half_a_write_shows_what_was_acknowledged_before_it(tmp_path: Path, cut: int) -> None:
     made = write(tmp_path, 1, 3)
-    segment = tmp_path / "s0" / "00000001.jsonl.gz"
-    content = events_module.read_segment(tmp_path / "s0", 1).rstrip(b"\0")
+    segment = tmp_path / "s000000000000" / "00000001.jsonl.gz"
+    content = events_module.read_segment(tmp_path / "s000000000000", 1).rstrip(b"\0")
     segment.unlink()
-    (tmp_path / "s0" / "00000001.jsonl").write_bytes(content[:-cut] + bytes(1_000))
+    (tmp_path / "s000000000000" / "00000001.jsonl").write_bytes(content[:-cut] + bytes(1_000))
     (found,) = pages(tmp_path, Wanted(), 10)
     whole = content[:-cut].count(b'{"chain":"')
     assert found == made[: len(found)][::-1]
@@ -158,8 +158,8 @@ def test_a_follower_sees_each_record_once(tmp_path: Path) -> None:
 
     async def more() -> list[AuditRecord]:
         clock, made, found = ManualClock(), [], []
-        directory = StreamDirectory(tmp_path / "s0")
-        state = StreamState("here", "s0", signer(), verifier_of(signer()), clock, segment_bytes=SIZE)
+        directory = StreamDirectory(tmp_path / "s000000000000")
+        state = StreamState("here", "s000000000000", signer(), verifier_of(signer()), clock, segment_bytes=SIZE)
         trail = await open_trail(state, directory, lambda line: None)
         for number in range(100, 180):
             made.append(record(number, clock))

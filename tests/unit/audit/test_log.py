@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from qimem.audit.log import PublicKey, ownerless_streams, read_public_key, verify_log, write_public_key
+from qimem.audit.log import (
+    PublicKey,
+    new_stream,
+    ownerless_streams,
+    read_public_key,
+    verify_log,
+    write_public_key,
+)
 from qimem.audit.segment_file import StreamDirectory, heads_of, read_heads, stream_paths
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import open_trail
@@ -47,9 +54,9 @@ def write_stream(log: Path, name: str, records: int = 150, *, instance: str = "h
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log of two streams, and beside it one of another instance."""
     place = tmp_path_factory.mktemp("logs")
-    for name in ("s1", "s2"):
+    for name in ("s000000000001", "s000000000002"):
         write_stream(place / "log", name)
-    write_stream(place / "other", "s1", instance="there", seed=2)
+    write_stream(place / "other", "s000000000001", instance="there", seed=2)
     write_public_key(place / "log", KEY)
     return place
 
@@ -65,7 +72,7 @@ def faults(log: Path, anchors: dict[str, bytes] | None = None, key: PublicKey = 
 
 def test_an_untouched_log_is_good(log: Path) -> None:
     reports = verify_log(log, KEY, read_heads(heads_of(log)))
-    assert [(report.stream, report.fault) for report in reports] == [("s1", None), ("s2", None)]
+    assert [(report.stream, report.fault) for report in reports] == [("s000000000001", None), ("s000000000002", None)]
     for report in reports:
         assert report.reading is not None
         assert (report.reading.records, report.reading.unanchored, report.reading.torn_bytes) == (150, 0, 0)
@@ -79,41 +86,59 @@ def test_the_key_beside_the_log_is_its_own(log: Path) -> None:
 
 
 def test_a_stream_that_is_gone_is_missed(log: Path) -> None:
-    shutil.rmtree(log / "s1")
+    shutil.rmtree(log / "s000000000001")
     assert faults(log) == ["the stream is gone"]
 
 
 def test_a_head_that_is_gone_is_missed(log: Path) -> None:
-    (heads_of(log) / "s1").unlink()
+    (heads_of(log) / "s000000000001").unlink()
     assert faults(log)
 
 
 def test_head_and_stream_cut_back_together_are_found_by_a_copy_kept_elsewhere(log: Path) -> None:
     anchors = read_heads(heads_of(log))
     # All of it goes back to a time when there was one checkpoint less.
-    last = max((log / "s1").glob("*.jsonl"))
+    last = max((log / "s000000000001").glob("*.jsonl"))
     content = last.read_bytes().rstrip(b"\0")
     cut = content.rfind(b'{"checkpoint"')
     last.write_bytes(content[:cut])
-    (heads_of(log) / "s1").unlink()
+    (heads_of(log) / "s000000000001").unlink()
     assert faults(log)
-    write_stream(log.parent / "empty", "s1", 0)
-    shutil.copy(heads_of(log.parent / "empty") / "s1", heads_of(log) / "s1")
+    write_stream(log.parent / "empty", "s000000000001", 0)
+    shutil.copy(heads_of(log.parent / "empty") / "s000000000001", heads_of(log) / "s000000000001")
     assert faults(log) == []
     assert faults(log, anchors)
 
 
 def test_a_stream_that_was_never_written_is_no_fault(log: Path) -> None:
-    (log / "s3").mkdir()
+    (log / "s000000000003").mkdir()
     assert faults(log) == []
 
 
 def test_streams_that_somebody_writes_are_left_alone(log: Path) -> None:
-    held = StreamDirectory(log / "s1")
+    held = StreamDirectory(log / "s000000000001")
     others = list(ownerless_streams(log))
-    assert [directory.path.name for directory in others] == ["s2"]
+    assert [directory.path.name for directory in others] == ["s000000000002"]
     for directory in [held, *others]:
         directory.close()
+
+
+@pytest.mark.parametrize("name", ["lost+found", "s1", "s00000000000g", "S000000000001", "s0000000000010"])
+def test_a_directory_that_is_no_stream_is_left_alone(log: Path, name: str) -> None:
+    (log / name).mkdir()
+    (log / name / "00000001.jsonl").write_bytes(b"x\n")
+    assert faults(log) == []
+    found = list(ownerless_streams(log))
+    assert [directory.path.name for directory in found] == ["s000000000001", "s000000000002"]
+    for directory in found:
+        directory.close()
+    assert [file.name for file in (log / name).iterdir()] == ["00000001.jsonl"]
+
+
+def test_a_new_stream_is_a_stream(tmp_path: Path) -> None:
+    made = new_stream(tmp_path)
+    made.close()
+    assert stream_paths(tmp_path) == [made.path]
 
 
 Mutation = Callable[[random.Random, Path, Path], str]
@@ -208,7 +233,7 @@ def splice(pick: random.Random, log: Path, other: Path) -> str:
 
 def replace_head(pick: random.Random, log: Path, other: Path) -> str:
     head = pick.choice(list(heads_of(log).iterdir()))
-    head.write_bytes(pick.choice([b"", b"{}", (heads_of(other) / "s1").read_bytes(), head.read_bytes()[:-4]]))
+    head.write_bytes(pick.choice([b"", b"{}", (heads_of(other) / "s000000000001").read_bytes(), head.read_bytes()[:-4]]))
     return f"head of {head.name}"
 
 
@@ -253,8 +278,8 @@ def test_a_chain_that_does_not_cover_the_records_is_caught_out(
         return b'{"chain":"","entries":%d}\n' % self.entries
 
     monkeypatch.setattr(Chain, "close_batch", counting)
-    write_stream(tmp_path / "log", "s1")
-    write_stream(tmp_path / "other", "s1", instance="there", seed=2)
+    write_stream(tmp_path / "log", "s000000000001")
+    write_stream(tmp_path / "other", "s000000000001", instance="there", seed=2)
     (tmp_path / "place").mkdir()
     assert faults(tmp_path / "log") == []
     unseen = [made for made, found in mutated(tmp_path, tmp_path / "place", 100) if not found]

@@ -56,7 +56,7 @@ class Stream:
 
 @pytest.fixture
 async def stream(tmp_path: Path) -> AsyncIterator[Stream]:
-    stream = await Stream.open(tmp_path / "log" / "s1")
+    stream = await Stream.open(tmp_path / "log" / "s000000000001")
     for number in range(200):
         await stream.trail.append(RECORD % number)
     yield stream

@@ -35,8 +35,8 @@ def ignored(_lines: bytes) -> None:
 async def opened(
     log: Path, size: int = SIZE, visit: Callable[[bytes], None] = ignored, since: int = sys.maxsize
 ) -> tuple[StreamDirectory, AuditTrail]:
-    directory = StreamDirectory(log / "s1")
-    state = StreamState("here", "s1", signer(), verifier_of(signer()), SystemClock(), segment_bytes=size)
+    directory = StreamDirectory(log / "s000000000001")
+    state = StreamState("here", "s000000000001", signer(), verifier_of(signer()), SystemClock(), segment_bytes=size)
     try:
         return directory, await open_trail(state, directory, visit, since=since)
     except Altered:
@@ -72,14 +72,14 @@ def log(tmp_path: Path) -> Path:
 
 def drop(log: Path, numbers: list[int]) -> None:
     for number in numbers:
-        for file in (log / "s1").glob(f"{number:08}*"):
+        for file in (log / "s000000000001").glob(f"{number:08}*"):
             file.unlink()
 
 
 def forge(log: Path) -> None:
     """Keep the first batch and put another behind it; the chain needs no key."""
-    drop(log, segment_numbers(log / "s1")[1:])
-    segment = log / "s1" / "00000001.jsonl"
+    drop(log, segment_numbers(log / "s000000000001")[1:])
+    segment = log / "s000000000001" / "00000001.jsonl"
     data = segment.read_bytes()
     end = data.find(b"\n", data.find(b'\n{"chain":') + 1) + 1
     reader = StreamReader(None)
@@ -89,11 +89,11 @@ def forge(log: Path) -> None:
 
 
 DEEDS: dict[str, Callable[[Path], None]] = {
-    "all segments dropped": lambda log: drop(log, segment_numbers(log / "s1")),
-    "the oldest dropped": lambda log: drop(log, segment_numbers(log / "s1")[:-2]),
-    "the newest dropped": lambda log: drop(log, segment_numbers(log / "s1")[-2:]),
+    "all segments dropped": lambda log: drop(log, segment_numbers(log / "s000000000001")),
+    "the oldest dropped": lambda log: drop(log, segment_numbers(log / "s000000000001")[:-2]),
+    "the newest dropped": lambda log: drop(log, segment_numbers(log / "s000000000001")[-2:]),
     "forged behind the first batch": forge,
-    "head dropped": lambda log: (heads_of(log) / "s1").unlink(),
+    "head dropped": lambda log: (heads_of(log) / "s000000000001").unlink(),
 }
 
 
@@ -110,11 +110,11 @@ def test_a_start_signs_nothing_that_was_changed(log: Path, deed: str) -> None:
 
 def file_of_head(log: Path) -> Path:
     """The segment that the head is about; the start reads from the head on."""
-    return log / "s1" / segment_name(_decoded_head(log).segment)
+    return log / "s000000000001" / segment_name(_decoded_head(log).segment)
 
 
 def _decoded_head(log: Path) -> Checkpoint:
-    return opened_checkpoint("head", read_heads(heads_of(log))["s1"], None)
+    return opened_checkpoint("head", read_heads(heads_of(log))["s000000000001"], None)
 
 
 def change(file: Path, at: int) -> None:
@@ -124,7 +124,7 @@ def change(file: Path, at: int) -> None:
 
 
 def head_at(log: Path) -> int:
-    return file_of_head(log).read_bytes().index(read_heads(heads_of(log))["s1"])
+    return file_of_head(log).read_bytes().index(read_heads(heads_of(log))["s000000000001"])
 
 
 @pytest.mark.parametrize("place", ["in an earlier segment", "before the head", "the one between dropped"])
@@ -134,7 +134,7 @@ def test_a_start_reads_from_the_head_on_and_hides_no_change_before_it(log: Path,
     if place == "the one between dropped":
         drop(log, [last - 1])
     else:
-        earlier = log / "s1" / segment_name(last - 1)
+        earlier = log / "s000000000001" / segment_name(last - 1)
         change(
             *((earlier, 600) if place == "in an earlier segment" else (file_of_head(log), head_at(log) - 200))
         )
@@ -146,7 +146,7 @@ def test_a_start_reads_from_the_head_on_and_hides_no_change_before_it(log: Path,
 
 @pytest.mark.parametrize("part", ["its number", "its signature", "the line behind it"])
 def test_a_head_that_does_not_stand_as_it_was_put_aside_is_missed_by_a_start(log: Path, part: str) -> None:
-    head = read_heads(heads_of(log))["s1"]
+    head = read_heads(heads_of(log))["s000000000001"]
     offsets = {"its number": head.index(b'"number":') + 9, "its signature": len(head) - 20}
     change(file_of_head(log), head_at(log) + offsets.get(part, len(head) + 20))
     with pytest.raises(Altered):
@@ -169,7 +169,7 @@ def killed_with(log: Path, records: int) -> None:
 def test_a_batch_that_was_changed_behind_the_head_stops_a_start(log: Path) -> None:
     killed_with(log, 20)
     assert faults(log) == []
-    change(file_of_head(log), head_at(log) + len(read_heads(heads_of(log))["s1"]) + 400)
+    change(file_of_head(log), head_at(log) + len(read_heads(heads_of(log))["s000000000001"]) + 400)
     with pytest.raises(Altered):
         work(log, 1)
 
@@ -180,11 +180,11 @@ def test_a_start_shows_what_it_was_asked_for_and_all_that_is_not_signed(log: Pat
     work(log, 0, seen.append)
     assert seen == [RECORD % (1000 + number) for number in range(5)]
     assert _decoded_head(log).segment > 3
-    numbers = segment_numbers(log / "s1")
+    numbers = segment_numbers(log / "s000000000001")
     for since in (1, 2, numbers[-1]):
         seen.clear()
         work(log, 0, seen.append, since)
-        written = [(log / "s1" / segment_name(number)).read_bytes() for number in numbers if number >= since]
+        written = [(log / "s000000000001" / segment_name(number)).read_bytes() for number in numbers if number >= since]
         shown, kept = ids_in(b"".join(seen)), ids_in(b"".join(written))
         assert shown == kept
         assert len(kept) > 0
@@ -196,7 +196,7 @@ def test_the_beginning_that_was_dropped_is_missed_by_an_older_anchor(tmp_path: P
     anchors = read_heads(heads_of(log))
     work(log, 300)
     assert faults(log, anchors) == []
-    drop(log, segment_numbers(log / "s1")[:-2])
+    drop(log, segment_numbers(log / "s000000000001")[:-2])
     assert faults(log, anchors)
 
 
@@ -236,7 +236,7 @@ def test_a_hole_in_the_last_write_is_its_torn_end(tmp_path: Path, hole: int) -> 
         return start
 
     start = asyncio.run(run())
-    segment = log / "s1" / "00000001.jsonl"
+    segment = log / "s000000000001" / "00000001.jsonl"
     data = bytearray(segment.read_bytes())
     at = (start // hole + 1) * hole
     data[at : at + hole] = bytes(hole)
@@ -275,7 +275,7 @@ def test_nothing_is_acknowledged_into_a_file_that_others_do_not_find(
         directory, trail = await opened(log, 64 * 1024)
         try:
             await trail.append(RECORD % 1)
-            deed(log / "s1" / "00000001.jsonl")
+            deed(log / "s000000000001" / "00000001.jsonl")
             with pytest.raises(Unavailable):
                 await trail.append(RECORD % 2)
             async with asyncio.timeout(5):
@@ -293,15 +293,15 @@ def test_nothing_is_acknowledged_into_a_file_that_others_do_not_find(
         return
     asyncio.run(run())
     assert faults(log)
-    assert b'"id":"%024d"' % 3 in b"".join(file.read_bytes() for file in (log / "s1").glob("0*"))
+    assert b'"id":"%024d"' % 3 in b"".join(file.read_bytes() for file in (log / "s000000000001").glob("0*"))
 
 
 @pytest.mark.parametrize("place", [0, 12, 30, 100, 0.5, -2])
 def test_a_damaged_segment_hides_no_other(log: Path, place: float) -> None:
-    directory = StreamDirectory(log / "s1")
+    directory = StreamDirectory(log / "s000000000001")
     directory.compress(1)
     directory.close()
-    packed = log / "s1" / "00000001.jsonl.gz"
+    packed = log / "s000000000001" / "00000001.jsonl.gz"
     data = bytearray(packed.read_bytes())
     data[int(len(data) * place) if place == 0.5 else int(place)] ^= 255
     packed.write_bytes(data)
