@@ -96,6 +96,28 @@ def test_export_prints_all_or_a_realm_or_a_time(data: Path) -> None:
     assert audit("export", "--data-dir", data, "--since", "yesterday").code == 2
 
 
+def test_export_leaves_out_what_is_damaged_and_says_so(data: Path) -> None:
+    everything = lines(audit("export", "--data-dir", data))
+    (segment,) = (data / "audit").glob("s*/0*.jsonl")
+    hit = everything[3]["id"].encode()
+    segment.write_bytes(segment.read_bytes().replace(b'"id":"%b"' % hit, b'"id":"%b#' % hit))
+    done = audit("export", "--data-dir", data)
+    assert done.code == 1
+    assert [json.loads(line) for line in done.out.splitlines()] == everything[:3] + everything[4:]
+    (said,) = done.err.splitlines()
+    assert "audit segment 1 of s" in said
+    done = audit("tail", "--data-dir", data, "-n", 3)
+    assert (done.code, len(done.err.splitlines())) == (0, 1)
+
+
+def test_export_says_when_a_segment_cannot_be_read(data: Path) -> None:
+    (segment,) = (data / "audit").glob("s*/0*.jsonl")
+    segment.rename(f"{segment}.gz")
+    done = audit("export", "--data-dir", data)
+    assert (done.code, done.out) == (1, "")
+    assert "cannot be read" in done.err
+
+
 def test_tail_prints_the_last_ones(data: Path) -> None:
     everything = lines(audit("export", "--data-dir", data))
     assert lines(audit("tail", "--data-dir", data, "-n", 2)) == everything[-2:]

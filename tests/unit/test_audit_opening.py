@@ -32,9 +32,7 @@ INTENTS = IntentRepository()
 
 def record(number: int, bytes_of_it: int = 1) -> AuditRecord:
     at = rfc3339(SystemClock().now_us())
-    return AuditRecord(
-        at=at, event="keys.create", outcome="ok", id=f"{number:024}", target="x" * bytes_of_it
-    )
+    return AuditRecord(at=at, event="keys.create", outcome="ok", id=f"{number:024}", target="x" * bytes_of_it)
 
 
 async def fill_a_segment(opening: _Opening, log: Path) -> StreamDirectory:

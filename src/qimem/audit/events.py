@@ -2,6 +2,9 @@
 
 There is no index: a question reads segments from the newest back, as many as it needs and at most
 `AUDIT_SEGMENTS_PER_QUESTION`. Then the page is short, and its cursor goes on from there.
+
+What is damaged is left out and told once: one flipped bit must not hide all that was written before it. What the
+damage is, `qimem audit verify` tells.
 """
 
 from __future__ import annotations
@@ -12,9 +15,8 @@ import heapq
 import itertools
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -36,14 +38,20 @@ _FOREVER: Final = "9999"
 _LAST_ID: Final = "~"
 _CLOSING: Final = b'\n{"chain":'
 _RECORD: Final = b'{"at":'
+_HEADER: Final = b'{"qimem_audit":'
+_NO_RECORD: Final = (b'{"chain":', b'{"checkpoint":')
+_DAMAGED: Final = "holds damaged lines, which are left out"
 _ID: Final = b'"id":"'
 _ID_CHARS: Final = 24
 _AT: Final = slice(len(b'{"at":"'), len(b'{"at":"2026-01-31T12:00:00.000000Z'))
 
 _header: Final = msgspec.json.Decoder(Header)
 
-_Found = tuple[bytes, bytes, bytes]
-"""Time, id and line of a record."""
+_Place = tuple[str, int]
+"""Stream and segment."""
+
+_Found = tuple[bytes, bytes, bytes, _Place]
+"""Time, id and line of a record, and where it stands."""
 
 Position = tuple[str, str]
 """Time and id of a record: what comes next is before it."""
@@ -86,11 +94,40 @@ class _Segment(NamedTuple):
     number: int
 
 
-class AuditEvents:
-    """The records of all streams of a node."""
+class Damage:
+    """What of a log could not be read.
 
-    def __init__(self, log: Path) -> None:
+    Args:
+        tell: Called once for each segment, with a sentence.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = _log.error) -> None:
+        self._tell = tell
+        self._places: set[_Place] = set()
+
+    @property
+    def found(self) -> bool:
+        """Whether there is any so far."""
+        return bool(self._places)
+
+    def note(self, place: _Place, what: str) -> None:
+        """Tell of it, the first time."""
+        if place not in self._places:
+            self._places.add(place)
+            self._tell(f"audit segment {place[1]} of {place[0]} {what}; see qimem audit verify")
+
+
+class AuditEvents:
+    """The records of all streams of a node.
+
+    Args:
+        log: Its directory.
+        damage: Told of what cannot be read; by default it is logged.
+    """
+
+    def __init__(self, log: Path, damage: Damage | None = None) -> None:
         self._log = log
+        self._damage = damage or Damage()
         self._opened: dict[tuple[str, int], str] = {}
         self._thread = ThreadPoolExecutor(1, "audit-events")
         self._asking = 0
@@ -139,46 +176,73 @@ class AuditEvents:
             closed = segment.closed.encode()
             final = [found for found in pool if found[0] > closed]
             if len(final) > limit or spent >= AUDIT_SEGMENTS_PER_QUESTION:
-                return _page(final, limit, (segment.closed, _LAST_ID))
+                return self._page(final, limit, (segment.closed, _LAST_ID))
             # Those that hold the time where this page begins have to be read: if they counted, a log of many
             # streams would never get further.
             spent += segment.closed < until[0]
-            lines = wanted_lines(segment.stream, segment.number, wanted)
+            lines = wanted_lines(segment.stream, segment.number, wanted, self._damage)
             earlier = (found for found in lines if found[:2] < place)
             # No page needs more of them, and a segment holds tens of thousands.
             pool = heapq.nlargest(limit + 1, itertools.chain(pool, earlier))
-        return _page(pool, limit, None)
+        return self._page(pool, limit, None)
+
+    def _page(
+        self, found: list[_Found], limit: int, unread: Position | None
+    ) -> tuple[list[AuditRecord], Position | None]:
+        newest = heapq.nlargest(limit + 1, found)
+        page = [record for each in newest[:limit] if (record := _record(each, self._damage)) is not None]
+        if len(newest) > limit:
+            # Of what was looked at, not of what is shown: the next page goes on behind a damaged record.
+            at, record_id = newest[limit - 1][:2]
+            return page, (at.decode(), record_id.decode())
+        return page, unread
 
     def _segments(self, until: str, since: str | None) -> Iterator[_Segment]:
         for stream in stream_paths(self._log):
             closed = _FOREVER
-            for number in reversed(segment_numbers(stream)):
-                opened = self._opening(stream, number)
-                if opened is None:
-                    continue
+            numbers = segment_numbers(stream)
+            openings = [self._opening(stream, number) for number in numbers]
+            # One whose header is damaged was opened some time after the one before it.
+            earliest: Iterator[str] = itertools.accumulate(openings, lambda before, own: own or before)
+            for number, opening, opened in reversed([*zip(numbers, openings, earliest, strict=True)]):
                 if _less_lag(opened) <= until and (since is None or closed >= since):
                     yield _Segment(closed, opened, stream, number)
-                closed = opened
+                closed = opening or closed
 
-    def _opening(self, stream: Path, number: int) -> str | None:
-        """When a segment was opened; None when it never was, or is gone."""
-        known = self._opened.get((stream.name, number))
+    def _opening(self, stream: Path, number: int) -> str:
+        """When a segment was opened; empty when it never was, is gone, or its header is damaged."""
+        place = stream.name, number
+        known = self._opened.get(place)
         if known is not None:
             return known
-        with suppress(OSError, IndexError, EOFError, zlib.error, msgspec.MsgspecError):
+        try:
             file = segment_files(stream, number)[0]
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as data:
-                opened = _header.decode(data.read(_HEADER_BYTES).partition(b"\n")[0]).opened
-            self._opened[stream.name, number] = opened
-            return opened
-        return None
+                line, whole, _ = data.read(_HEADER_BYTES).partition(b"\n")
+        except (OSError, IndexError, EOFError, zlib.error):
+            # Reading the segment tells what is wrong with it.
+            return ""
+        try:
+            opened = _opened(line) if whole else ""
+        except (ValueError, OverflowError):
+            self._damage.note(place, _DAMAGED)
+            return ""
+        if opened:
+            self._opened[place] = opened
+        return opened
 
 
 class Follower:
-    """Reads what is appended to the log of a node from now on."""
+    """Reads what is appended to the log of a node from now on.
 
-    def __init__(self, log: Path) -> None:
+    Args:
+        log: Its directory.
+        damage: Told of what cannot be read; by default it is logged.
+    """
+
+    def __init__(self, log: Path, damage: Damage | None = None) -> None:
         self._log = log
+        self._damage = damage or Damage()
         self._places: dict[str, tuple[int, int]] = {}
         self.read()
 
@@ -193,49 +257,94 @@ class Follower:
             number, offset = self._places.get(stream.name, (0, 0))
             for each in segment_numbers(stream):
                 if each >= number:
-                    acknowledged = _acknowledged(stream, each)
-                    lines = acknowledged[offset if each == number else 0 :].split(b"\n")
-                    found += (decoded(line) for line in lines if line.startswith(_RECORD))
+                    acknowledged = _acknowledged(stream, each, self._damage)
+                    lines = acknowledged[offset if each == number else 0 :]
+                    for one in _wanted(lines, (stream.name, each), Wanted(), self._damage):
+                        record = _record(one, self._damage)
+                        found += () if record is None else (record,)
                     self._places[stream.name] = each, len(acknowledged)
         return found
 
 
-def wanted_lines(stream: Path, number: int, wanted: Wanted) -> Iterator[_Found]:
-    """The acknowledged records of a segment that are wanted, as they stand there.
+def wanted_lines(stream: Path, number: int, wanted: Wanted, damage: Damage) -> Iterator[_Found]:
+    """The acknowledged records of a segment that are wanted, as they stand there; damaged ones may be among them.
 
     To decode 50,000 records for a page of 50 took half a second; to look at their bytes takes a tenth of that.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the stream cannot be read.
     """
-    needles, (since, until) = wanted.needles(), wanted.times()
-    for line in _acknowledged(stream, number).split(b"\n"):
-        if line.startswith(_RECORD) and all(needle in line for needle in needles):
-            at = line[_AT]
-            if since <= at < until:
-                begins = line.index(_ID) + len(_ID)
-                yield at, line[begins : begins + _ID_CHARS], line
+    return _wanted(_acknowledged(stream, number, damage), (stream.name, number), wanted, damage)
 
 
-def records(stream: Path, number: int, wanted: Wanted) -> Iterator[AuditRecord]:
+def records(stream: Path, number: int, wanted: Wanted, damage: Damage | None = None) -> Iterator[AuditRecord]:
     """The acknowledged records of a segment that are wanted, in their order.
 
+    Args:
+        stream: Its directory.
+        number: The segment.
+        wanted: Which.
+        damage: Told of what cannot be read; by default it is logged.
+
     Raises:
-        OSError: it cannot be read.
+        OSError: the stream cannot be read.
     """
-    return (decoded(line) for _, _, line in wanted_lines(stream, number, wanted))
+    damage = damage or Damage()
+    for found in wanted_lines(stream, number, wanted, damage):
+        record = _record(found, damage)
+        if record is not None:
+            yield record
 
 
-def _acknowledged(stream: Path, number: int) -> bytes:
+def _wanted(lines: bytes, place: _Place, wanted: Wanted, damage: Damage) -> Iterator[_Found]:
+    needles, (since, until) = wanted.needles(), wanted.times()
+    for line in lines.split(b"\n"):
+        if not line.startswith(_RECORD):
+            if not _is_sound(line):
+                damage.note(place, _DAMAGED)
+        elif all(needle in line for needle in needles):
+            at, begins = line[_AT], line.find(_ID) + len(_ID)
+            record_id = line[begins : begins + _ID_CHARS]
+            # They become a cursor; the rest is looked at when the record is shown.
+            if begins < len(_ID) or not (at.isascii() and record_id.isascii()):
+                damage.note(place, _DAMAGED)
+            elif since <= at < until:
+                yield at, record_id, line, place
+
+
+def _is_sound(line: bytes) -> bool:
+    """Whether a line that is no record is one that may be there."""
+    if not line.startswith(_HEADER):
+        return not line or line.startswith(_NO_RECORD)
+    try:
+        _opened(line)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _record(found: _Found, damage: Damage) -> AuditRecord | None:
+    try:
+        return decoded(found[2])
+    except ValueError:
+        damage.note(found[3], _DAMAGED)
+        return None
+
+
+def _acknowledged(stream: Path, number: int, damage: Damage) -> bytes:
+    # Asked first: what is read then is final.
+    sealed = number < max(segment_numbers(stream), default=number)
     try:
         data = read_segment(stream, number)
     except SegmentGone:
         # Given up in this moment.
         return b""
     except OSError as error:
-        # One damaged segment must not hide all others; `qimem audit verify` tells what it is.
-        _log.error("audit segment %s of %s cannot be read: %s", number, stream.name, error)
+        damage.note((stream.name, number), f"cannot be read: {error}")
         return b""
+    if sealed:
+        # It was cut at its last whole batch: whatever does not fit is damage.
+        return data
     if (zeros := data.find(b"\0")) >= 0:
         # Behind them, a power cut can have left parts of a write that nobody was told of.
         data = data[:zeros]
@@ -248,16 +357,20 @@ def _acknowledged(stream: Path, number: int) -> bytes:
     return data[: end + 1] if last >= 0 else b""
 
 
-def _page(
-    found: list[_Found], limit: int, unread: Position | None
-) -> tuple[list[AuditRecord], Position | None]:
-    newest = heapq.nlargest(limit + 1, found)
-    page = [decoded(line) for _, _, line in newest[:limit]]
-    if len(newest) > limit:
-        return page, (page[-1].at, page[-1].id)
-    return page, unread
+def _opened(header: bytes) -> str:
+    """When a segment was opened, RFC 3339.
+
+    Raises:
+        ValueError: the line is no header.
+        OverflowError: nor is its time one.
+    """
+    opened = _header.decode(header).opened
+    # Times are compared as text.
+    if rfc3339(parse_rfc3339(opened)) != opened:
+        raise ValueError("not as it is written")
+    return opened
 
 
 def _less_lag(opened: str) -> str:
     # A record that lagged stands in a segment that was opened after it was made.
-    return rfc3339(max(0, parse_rfc3339(opened) - AUDIT_LAG_SECONDS * MICROSECONDS))
+    return opened and rfc3339(max(0, parse_rfc3339(opened) - AUDIT_LAG_SECONDS * MICROSECONDS))

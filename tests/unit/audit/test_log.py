@@ -72,7 +72,10 @@ def faults(log: Path, anchors: dict[str, bytes] | None = None, key: PublicKey = 
 
 def test_an_untouched_log_is_good(log: Path) -> None:
     reports = verify_log(log, KEY, read_heads(heads_of(log)))
-    assert [(report.stream, report.fault) for report in reports] == [("s000000000001", None), ("s000000000002", None)]
+    assert [(report.stream, report.fault) for report in reports] == [
+        ("s000000000001", None),
+        ("s000000000002", None),
+    ]
     for report in reports:
         assert report.reading is not None
         assert (report.reading.records, report.reading.unanchored, report.reading.torn_bytes) == (150, 0, 0)
@@ -233,7 +236,9 @@ def splice(pick: random.Random, log: Path, other: Path) -> str:
 
 def replace_head(pick: random.Random, log: Path, other: Path) -> str:
     head = pick.choice(list(heads_of(log).iterdir()))
-    head.write_bytes(pick.choice([b"", b"{}", (heads_of(other) / "s000000000001").read_bytes(), head.read_bytes()[:-4]]))
+    head.write_bytes(
+        pick.choice([b"", b"{}", (heads_of(other) / "s000000000001").read_bytes(), head.read_bytes()[:-4]])
+    )
     return f"head of {head.name}"
 
 

@@ -36,7 +36,9 @@ async def opened(
     log: Path, size: int = SIZE, visit: Callable[[bytes], None] = ignored, since: int = sys.maxsize
 ) -> tuple[StreamDirectory, AuditTrail]:
     directory = StreamDirectory(log / "s000000000001")
-    state = StreamState("here", "s000000000001", signer(), verifier_of(signer()), SystemClock(), segment_bytes=size)
+    state = StreamState(
+        "here", "s000000000001", signer(), verifier_of(signer()), SystemClock(), segment_bytes=size
+    )
     try:
         return directory, await open_trail(state, directory, visit, since=since)
     except Altered:
@@ -184,7 +186,11 @@ def test_a_start_shows_what_it_was_asked_for_and_all_that_is_not_signed(log: Pat
     for since in (1, 2, numbers[-1]):
         seen.clear()
         work(log, 0, seen.append, since)
-        written = [(log / "s000000000001" / segment_name(number)).read_bytes() for number in numbers if number >= since]
+        written = [
+            (log / "s000000000001" / segment_name(number)).read_bytes()
+            for number in numbers
+            if number >= since
+        ]
         shown, kept = ids_in(b"".join(seen)), ids_in(b"".join(written))
         assert shown == kept
         assert len(kept) > 0

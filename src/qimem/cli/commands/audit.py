@@ -13,7 +13,7 @@ import click
 from qimem.cli.output import emit, output_option
 
 if TYPE_CHECKING:
-    from qimem.audit.events import Wanted
+    from qimem.audit.events import Damage, Wanted
     from qimem.wire.audit import AuditRecord
 
 EXIT_ALTERED = 1
@@ -84,11 +84,15 @@ def verify(data_dir: Path, public_key: Path | None, anchor: Path | None, format:
 @click.option("--since", help="From this time on, RFC 3339.")
 @click.option("--until", help="Before this time, RFC 3339.")
 def export(data_dir: Path, realm: str | None, since: str | None, until: str | None) -> int:
-    """Print records as JSON lines, stream after stream, oldest first."""
-    from qimem.audit.events import Wanted  # noqa: PLC0415 - heavy modules load when the command runs
+    """Print records as JSON lines, stream after stream, oldest first.
 
-    _print(_all(data_dir, Wanted(realm=realm, since=_time(since), until=_time(until))))
-    return 0
+    What is damaged is left out; then it says so and ends with 1.
+    """
+    from qimem.audit.events import Damage, Wanted  # noqa: PLC0415 - heavy modules load when the command runs
+
+    damage = Damage(_say)
+    _print(_all(data_dir, Wanted(realm=realm, since=_time(since), until=_time(until)), damage))
+    return EXIT_ALTERED if damage.found else 0
 
 
 @audit.command()
@@ -100,14 +104,15 @@ def export(data_dir: Path, realm: str | None, since: str | None, until: str | No
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 def tail(data_dir: Path, realm: str | None, lines: int, *, follow: bool) -> int:
     """Print the last records as JSON lines."""
-    from qimem.audit.events import AuditEvents, Follower, Wanted  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.audit.events import AuditEvents, Damage, Follower, Wanted  # noqa: PLC0415 - heavy modules load when the command runs
     from qimem.audit.log import DIRECTORY  # noqa: PLC0415
 
     log = data_dir / DIRECTORY
+    damage = Damage(_say)
     # First of all: what is written while the last records are looked for is shown as well.
-    follower = Follower(log)
+    follower = Follower(log, damage)
     wanted = Wanted(realm=realm)
-    found, _ = AuditEvents(log).find(wanted, None, max(lines, 1))
+    found, _ = AuditEvents(log, damage).find(wanted, None, max(lines, 1))
     shown = {record.id for record in found}
     _print(reversed(found[:lines]))
     while follow:
@@ -125,14 +130,18 @@ def _print(records: Iterable[AuditRecord]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _all(data_dir: Path, wanted: Wanted) -> Iterator[AuditRecord]:
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _all(data_dir: Path, wanted: Wanted, damage: Damage) -> Iterator[AuditRecord]:
     from qimem.audit.events import records  # noqa: PLC0415 - heavy modules load when the command runs
     from qimem.audit.log import DIRECTORY  # noqa: PLC0415
     from qimem.audit.segment_file import segment_numbers, stream_paths  # noqa: PLC0415
 
     for stream in stream_paths(data_dir / DIRECTORY):
         for number in segment_numbers(stream):
-            yield from records(stream, number, wanted)
+            yield from records(stream, number, wanted, damage)
 
 
 def _time(given: str | None) -> str | None:
