@@ -19,6 +19,10 @@ class JobStore(Protocol):
         """Release the lease of this holder and note the run."""
         ...
 
+    def release(self, tx: Tx, name: str, *, holder: str) -> None:
+        """Release the lease of this holder; there was no run."""
+        ...
+
 
 class RealmRemains(Protocol):
     """Rows of deleted realms."""

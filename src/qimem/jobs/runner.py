@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from qimem.errors import QimemError
 from qimem.jobs.ports import JobStore
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.transaction import Database
@@ -61,7 +63,12 @@ class JobRunner:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def try_once(self, task: Task) -> bool:
-        """Run the task if it is due and nobody else has it; whether it ran."""
+        """Run the task if it is due and nobody else has it; whether it ran.
+
+        Raises:
+            Exception: the task's own, or what storage says. The task is due as before.
+            TimeoutError: it took longer than its lease.
+        """
         now_us = self._clock.now_us()
         due_before_us = now_us - task.period_seconds * MICROSECONDS
         taken = await self._database.write(
@@ -76,8 +83,14 @@ class JobRunner:
         )
         if not taken:
             return False
-        async with asyncio.timeout(LEASE_SECONDS):
-            await task.run()
+        try:
+            async with asyncio.timeout(LEASE_SECONDS):
+                await task.run()
+        except Exception:
+            # Where storage is away the lease runs out by itself; what is told is why the task failed.
+            with contextlib.suppress(QimemError):
+                await self._database.write(lambda tx: self._store.release(tx, task.name, holder=self._holder))
+            raise
         finished_us = self._clock.now_us()
         await self._database.write(
             lambda tx: self._store.finish(tx, task.name, holder=self._holder, now_us=finished_us)

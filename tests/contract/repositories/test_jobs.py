@@ -72,6 +72,29 @@ async def test_who_lost_the_lease_cannot_end_it(database: OpenDatabase) -> None:
     assert await take(database, "c", NOW + 2 * LEASE)
 
 
+async def release(database: OpenDatabase, holder: str) -> None:
+    await database.write(lambda tx: JOBS.release(tx, "sweep", holder=holder))
+
+
+async def test_a_job_that_was_given_back_is_due_as_it_was(database: OpenDatabase) -> None:
+    assert await take(database, "a", NOW)
+    await finish(database, "a", NOW)
+    assert await take(database, "a", NOW + HOUR)
+    await release(database, "a")
+    # The last run is still the one before.
+    assert not await take(database, "b", NOW + HOUR - 1)
+    assert await take(database, "b", NOW + HOUR)
+
+
+async def test_only_the_holder_gives_a_job_back(database: OpenDatabase) -> None:
+    assert await take(database, "a", NOW)
+    await release(database, "b")
+    assert not await take(database, "b", NOW + 1)
+    assert await take(database, "b", NOW + LEASE)
+    await release(database, "a")
+    assert not await take(database, "c", NOW + LEASE + 1)
+
+
 async def test_finishing_what_was_never_taken_changes_nothing(database: OpenDatabase) -> None:
     await finish(database, "a", NOW)
     assert await take(database, "b", NOW)

@@ -46,6 +46,10 @@ class FakeJobs:
         if self.rows[name][0] == holder:
             self.rows[name] = (None, 0, now_us)
 
+    def release(self, tx: Tx, name: str, *, holder: str) -> None:
+        if self.rows[name][0] == holder:
+            self.rows[name] = (None, 0, self.rows[name][2])
+
 
 class FakeRows:
     """Rows by their expiry."""

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from qimem.errors import Unavailable, storage_unavailable
+from qimem.errors import storage_unavailable
 from qimem.jobs import runner as runner_module
 from qimem.jobs.runner import LEASE_SECONDS, JobRunner, Task
 from qimem.kernel.clock import ManualClock
-from tests.unit.jobs.fakes import FakeDatabase, FakeJobs
+from tests.unit.jobs.fakes import NO_TX, FakeDatabase, FakeJobs
 
 pytestmark = pytest.mark.anyio
 
@@ -68,12 +68,39 @@ async def test_a_task_that_runs_is_not_run_by_another_worker(setting: Setting) -
     assert setting.runs == 0
 
 
-async def test_a_failed_run_keeps_its_lease_and_is_tried_again_after_it(setting: Setting) -> None:
+@pytest.mark.parametrize("error", [storage_unavailable(), ZeroDivisionError()])
+async def test_a_failed_run_gives_its_lease_back_and_is_tried_again_at_once(
+    setting: Setting, error: Exception
+) -> None:
     async def fail() -> None:
-        raise storage_unavailable()
+        raise error
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(type(error)):
         await setting.worker().try_once(setting.task(fail))
+    assert await setting.worker("b").try_once(setting.task())
+    assert setting.runs == 1
+
+
+async def test_a_run_that_fails_when_its_lease_is_over_leaves_the_next_holder_alone(setting: Setting) -> None:
+    async def fail_late() -> None:
+        setting.clock.advance(LEASE_SECONDS)
+        now_us = setting.clock.now_us()
+        assert setting.jobs.take(NO_TX, "sweep", holder="b", now_us=now_us, lease_us=1, due_before_us=now_us)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        await setting.worker("a").try_once(setting.task(fail_late))
+    assert setting.jobs.rows["sweep"][0] == "b"
+
+
+async def test_a_failure_is_told_also_when_its_lease_cannot_be_given_back(setting: Setting) -> None:
+    async def fail() -> None:
+        setting.database.failure = storage_unavailable()
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        await setting.worker().try_once(setting.task(fail))
+    setting.database.failure = None
     assert not await setting.worker("b").try_once(setting.task())
     setting.clock.advance(LEASE_SECONDS)
     assert await setting.worker("b").try_once(setting.task())

@@ -35,6 +35,11 @@ _FINISH = sql(
     .where(job.c.name == sa.bindparam("of_name"), job.c.holder == sa.bindparam("by"))
     .values(holder=sa.null(), leased_until_us=0, last_run_us=sa.bindparam("now_us"))
 )
+_RELEASE = sql(
+    sa.update(job)
+    .where(job.c.name == sa.bindparam("of_name"), job.c.holder == sa.bindparam("by"))
+    .values(holder=sa.null(), leased_until_us=0)
+)
 
 
 class JobRepository:
@@ -58,6 +63,10 @@ class JobRepository:
     def finish(self, tx: Tx, name: str, *, holder: str, now_us: int) -> None:
         """Release the lease of this holder and note the run."""
         tx.run(_FINISH, of_name=name, by=holder, now_us=now_us)
+
+    def release(self, tx: Tx, name: str, *, holder: str) -> None:
+        """Release the lease of this holder; there was no run."""
+        tx.run(_RELEASE, of_name=name, by=holder)
 
 
 def _delete_expired(table: sa.Table) -> SQLStatement:
