@@ -8,7 +8,9 @@ their place are started anew, because by then this process holds the root key. I
 processor time in each process that does it.
 
 A worker is hung when it has reported nothing for `HEARTBEAT_MISSED_SECONDS`; it is killed and
-replaced like a dead one, at once the first time and ever later when it keeps dying.
+replaced like a dead one, at once the first time and ever later when it keeps dying. One that waits for a disk that
+hangs cannot be killed before that answers. Nobody waits for it: its place stays empty until it is gone, since another
+one would soon wait for the same disk, and an end does without it.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ _BACK_OFF_FIRST_SECONDS = 0.1
 _BACK_OFF_MAX_SECONDS = 5.0
 _SETTLED_SECONDS = 30.0
 """A worker that served this long is taken as sound: the next back-off begins anew."""
+_KILL_SECONDS = 0.5
+"""Whoever is not gone that long after SIGKILL waits for a disk that hangs."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class _Slot:
     started: float = 0.0
     heard: float = 0.0
     ready: bool = False
+    killed: bool = False
     said: bytes = b""
     deaths: int = 0
     start_at: float = 0.0
@@ -162,6 +167,8 @@ class Supervisor:
                     raise refusal
                 if not self._announced:
                     return code if code > 0 else 1
+            elif slot.killed and not self._announced:
+                return 1
         if not self._announced and all(slot.ready for slot in self._slots):
             self._announced = True
             announce()
@@ -188,7 +195,7 @@ class Supervisor:
         finally:
             _close(orders, report)
         os.set_blocking(slot.reports, False)
-        slot.ready, slot.said = False, b""
+        slot.ready, slot.killed, slot.said = False, False, b""
 
     def _spawned(self, orders: int, report: int) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
@@ -241,14 +248,14 @@ class Supervisor:
         return Refused(message, hint)
 
     def _judge(self, slot: _Slot, now: float) -> None:
-        if slot.process is None:
+        if slot.process is None or slot.killed:
             return
         silent = now - slot.heard
         limit = self._silence_seconds if slot.ready else WORKER_START_SECONDS
         if silent > limit:
             logger().error("worker hangs", worker=slot.number, pid=slot.process.pid, duration_seconds=silent)
             slot.process.kill()
-            slot.process.wait()
+            slot.killed = True
 
     def _bury(self, slot: _Slot, code: int, now: float) -> None:
         assert slot.process is not None
@@ -271,23 +278,36 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Ask every worker to finish, and end those that do not in time."""
-        deadline = time.monotonic() + DRAIN_SECONDS - 0.5
+        deadline = time.monotonic() + DRAIN_SECONDS - _KILL_SECONDS
         alive = [slot for slot in self._slots if slot.process is not None]
         for slot in alive:
             assert slot.process is not None
             # A stopped process cannot answer; let it run to its end.
             with contextlib.suppress(ProcessLookupError):
                 slot.process.send_signal(signal.SIGTERM)
-        for slot in alive:
+        late = [slot for slot in alive if slot.killed or not _ended(slot, deadline)]
+        for slot in late:
             assert slot.process is not None
-            try:
-                slot.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                logger().warning("worker did not drain", worker=slot.number, pid=slot.process.pid)
-                slot.process.kill()
-                slot.process.wait()
+            logger().warning("worker did not drain", worker=slot.number, pid=slot.process.pid)
+            slot.process.kill()
+        patience = time.monotonic() + _KILL_SECONDS
+        for slot in late:
+            assert slot.process is not None
+            if not _ended(slot, patience):
+                logger().error("worker cannot be killed", worker=slot.number, pid=slot.process.pid)
+        for slot in alive:
             self._forget(slot)
         self._selector.close()
+
+
+def _ended(slot: _Slot, deadline: float) -> bool:
+    """Whether its process is gone by then, by the monotonic clock."""
+    assert slot.process is not None
+    try:
+        slot.process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _close(*descriptors: int) -> None:

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 
 from qimem.config.schema import Settings
 from qimem.kernel.secret import SecretBytes
+from qimem.server.forked import Forked
 from qimem.server.order import Order
 from qimem.server.supervisor import Supervisor
 from tests.support import tiny_worker
@@ -290,6 +292,100 @@ def test_a_worker_is_not_taken_from_the_working_directory(
     assert worker.wait(20) == 1
     for descriptor in (orders, reports, report):
         os.close(descriptor)
+
+
+class Stuck:
+    """A process that waits for a disk which hangs: until that answers, no signal ends it."""
+
+    pid = 4_000_000
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def wait(self, timeout: float | None = None) -> int:
+        assert timeout is not None, "waited for ever"
+        if self.code is None:
+            raise subprocess.TimeoutExpired("stuck", timeout)
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Ended(Stuck):
+    """A process that is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code = -9
+
+
+NO_ORDER = Order(Settings(), SecretBytes(KEY), "127.0.0.1", 1, "http://127.0.0.1:1")
+
+
+def serving(supervisor: Supervisor, *processes: Stuck) -> None:
+    """As if these were its workers, and had served for long."""
+    supervisor._announced = True
+    for slot, process in zip(supervisor._slots, processes, strict=True):
+        slot.reports, said = os.pipe()
+        os.close(said)
+        slot.process, slot.ready, slot.heard = cast("Forked", process), True, time.monotonic()
+
+
+def no_announcement() -> None:
+    pytest.fail("said before")
+
+
+def test_a_worker_that_cannot_be_killed_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is filled when it is gone, and no sooner."""
+    supervisor, stuck, ended = Supervisor(2, silence_seconds=5), Stuck(), Ended()
+    serving(supervisor, stuck, ended)
+    started: list[int] = []
+    monkeypatch.setattr(supervisor, "_fill_again", lambda slot, now: started.append(slot.number))
+    silent, dead = supervisor._slots
+    silent.heard -= 6
+    assert supervisor._turn(NO_ORDER, no_announcement) is None
+    assert stuck.signals == [signal.SIGKILL]
+    assert (silent.process, dead.process) == (stuck, None)
+    dead.start_at = 0.0
+    assert supervisor._turn(NO_ORDER, no_announcement) is None
+    assert (stuck.signals, started) == ([signal.SIGKILL], [2])
+    stuck.code = -9
+    supervisor._turn(NO_ORDER, no_announcement)
+    assert silent.process is None
+    silent.start_at = 0.0
+    supervisor._turn(NO_ORDER, no_announcement)
+    assert started[-2:] == [1, 2]
+    supervisor._drain()
+
+
+@pytest.mark.timeout(30)
+def test_a_first_start_with_a_worker_that_cannot_be_killed_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor(1)
+    serving(supervisor, Stuck())
+    supervisor._announced = False
+    supervisor._slots[0].ready = False
+    supervisor._slots[0].heard -= 31
+    assert supervisor.run(NO_ORDER, no_announcement) == 1
+    supervisor._drain()
+
+
+def test_an_end_does_without_a_worker_that_cannot_be_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    supervisor, stuck = Supervisor(2), Stuck()
+    serving(supervisor, stuck, Ended())
+    supervisor._drain()
+    assert stuck.signals == [signal.SIGTERM, signal.SIGKILL]
+    assert [slot.process for slot in supervisor._slots] == [None, None]
+    said = capsys.readouterr().out
+    assert "worker did not drain" in said
+    assert said.count("worker cannot be killed") == 1
 
 
 def test_children_are_waited_for_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
