@@ -15,7 +15,7 @@ import heapq
 import itertools
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -201,13 +201,16 @@ class AuditEvents:
         for stream in stream_paths(self._log):
             closed = _FOREVER
             numbers = segment_numbers(stream)
-            openings = [self._opening(stream, number) for number in numbers]
-            # One whose header is damaged was opened some time after the one before it.
-            earliest: Iterator[str] = itertools.accumulate(openings, lambda before, own: own or before)
-            for number, opening, opened in reversed([*zip(numbers, openings, earliest, strict=True)]):
+            for index in reversed(range(len(numbers))):
+                own = self._opening(stream, numbers[index])
+                opened = own or self._last_opening(stream, numbers[:index])
                 if _less_lag(opened) <= until and (since is None or closed >= since):
-                    yield _Segment(closed, opened, stream, number)
-                closed = opening or closed
+                    yield _Segment(closed, opened, stream, numbers[index])
+                closed = own or closed
+
+    def _last_opening(self, stream: Path, numbers: Sequence[int]) -> str:
+        # A segment whose header is damaged was opened some time after the one before it.
+        return next(filter(None, (self._opening(stream, number) for number in reversed(numbers))), "")
 
     def _opening(self, stream: Path, number: int) -> str:
         """When a segment was opened; empty when it never was, is gone, or its header is damaged."""
