@@ -7,7 +7,7 @@ import base64
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,8 @@ from qimem.crypto.signatures import Ed25519Verifier
 DIRECTORY: Final = "audit"
 PUBLIC_KEY: Final = "public-key.jwk"
 _LOCK: Final = "lock"
+_KEEPER: Final = "keeper"
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _LOCK_TURN_SECONDS: Final = 0.01
 
 
@@ -85,14 +87,12 @@ def read_public_key(file: Path) -> PublicKey:
 async def taking_streams(log: Path) -> AsyncIterator[None]:
     """One process at a time looks for a stream: what nobody holds in the meantime has no owner."""
     _make(log)
-    descriptor = os.open(log / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(log / _LOCK, _LOCK_FLAGS, 0o600)
     try:
         while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _locked(descriptor):
                 break
-            except BlockingIOError:
-                await asyncio.sleep(_LOCK_TURN_SECONDS)
+            await asyncio.sleep(_LOCK_TURN_SECONDS)
         yield
     finally:
         os.close(descriptor)
@@ -108,6 +108,43 @@ def ownerless_streams(log: Path) -> Iterator[StreamDirectory]:
     for path in stream_paths(log):
         with suppress(StreamTaken):
             yield StreamDirectory(path)
+
+
+@contextmanager
+def visiting(log: Path, path: Path) -> Iterator[StreamDirectory | None]:
+    """A stream, held by this process; None when somebody writes it or looks for one.
+
+    Nobody finds a stream meanwhile: one that is held only for a visit must not be taken for one that has a writer.
+    """
+    descriptor = os.open(log / _LOCK, _LOCK_FLAGS, 0o600)
+    directory = None
+    try:
+        if _locked(descriptor):
+            with suppress(StreamTaken):
+                directory = StreamDirectory(path)
+        yield directory
+    finally:
+        if directory is not None:
+            directory.close()
+        os.close(descriptor)
+
+
+@contextmanager
+def only_keeper(log: Path) -> Iterator[bool]:
+    """Whether this process, and no other, looks after ownerless streams now."""
+    descriptor = os.open(log / _KEEPER, _LOCK_FLAGS, 0o600)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from qimem.audit.segment_file import StreamDirectory, segment_files
+from qimem.audit.segment_file import StreamDirectory, StreamFiles, segment_files
 from qimem.audit.trail import AuditTrail
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.hardening import harmless_environment
@@ -40,81 +40,60 @@ class Retention:
     archive: Sequence[str] = ()
 
 
-class SegmentKeeper:
-    """Looks after the sealed segments of one stream."""
+class Retirement:
+    """Decides which sealed segments are kept no longer, and has them archived. Use from one thread at a time."""
 
-    def __init__(
-        self, directory: StreamDirectory, trail: AuditTrail, clock: Clock, retention: Retention
-    ) -> None:
-        self._directory = directory
-        self._trail = trail
+    def __init__(self, clock: Clock, retention: Retention) -> None:
         self._clock = clock
         self._retention = retention
-        self._thread = ThreadPoolExecutor(1, "audit-segments", initializer=_lower_priority)
         self._archiving: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     def close(self) -> None:
-        """End the archive command, let the rest end by itself, and start no more."""
+        """End the archive command, and start no more; from any thread."""
         self._closed = True
         if self._archiving is not None:
             # The process does not end before its threads do, and this one would wait for a minute.
             _end(self._archiving)
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def keep_house(self) -> None:
-        """Compress sealed segments and give up those that are too old or too many."""
-        loop = asyncio.get_running_loop()
-        sealed = await loop.run_in_executor(self._thread, self._compress)
-        leaving = await loop.run_in_executor(self._thread, self._leaving, sealed)
-        if not leaving:
-            return
-        # What the log no longer holds is signed before it is gone; a gap that nobody signed is damage.
-        await self._trail.give_up(leaving[-1] + 1)
-        await loop.run_in_executor(self._thread, self._remove, leaving)
+    def leaving(self, files: StreamFiles, sealed: Sequence[int]) -> list[int]:
+        """Those that are too old or too many, and archived: the oldest, without holes.
 
-    def _compress(self) -> list[int]:
-        sealed = [number for number in self._directory.segments() if number < self._trail.sealed_below]
-        for number in sealed:
-            self._directory.compress(number)
-        return sealed
+        Args:
+            files: Of the stream.
+            sealed: Numbers of its sealed segments, oldest first.
 
-    def _leaving(self, sealed: Sequence[int]) -> list[int]:
-        sizes = {number: self._size(number) for number in sealed}
+        Raises:
+            OSError: a segment cannot be looked at.
+        """
+        sizes = {number: _size(files, number) for number in sealed}
         total, now = sum(sizes.values()), self._clock.now_us() / MICROSECONDS
         leaving: list[int] = []
         for number in sealed:
-            old = self._retention.days is not None and self._age(number, now) > (
+            old = self._retention.days is not None and _age(files, number, now) > (
                 self._retention.days * _DAY_SECONDS
             )
             many = self._retention.total_bytes is not None and total > self._retention.total_bytes
             # Oldest first and without holes.
-            if not (old or many) or not self._archived(number):
+            if not (old or many) or not self._archived(files, number):
                 break
             leaving.append(number)
             total -= sizes[number]
         return leaving
 
-    def _size(self, number: int) -> int:
-        return sum(file.stat().st_size for file in segment_files(self._directory.path, number))
-
-    def _age(self, number: int, now_seconds: float) -> float:
-        # When it was written last: compressing it keeps that time.
-        return now_seconds - max(file.stat().st_mtime for file in segment_files(self._directory.path, number))
-
-    def _archived(self, number: int) -> bool:
+    def _archived(self, files: StreamFiles, number: int) -> bool:
         if not self._retention.archive:
             return True
-        file = segment_files(self._directory.path, number)[-1]
+        file = segment_files(files.path, number)[-1]
         try:
             code = self._run([*self._retention.archive, str(file)])
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.error("audit segment %s of %s is kept: the archive command failed: %s",
-                       number, self._directory.path.name, type(error).__name__)  # fmt: skip
+                       number, files.path.name, type(error).__name__)  # fmt: skip
             return False
         if code != 0 and not self._closed:
             _log.error("audit segment %s of %s is kept: the archive command ended with %s",
-                       number, self._directory.path.name, code)  # fmt: skip
+                       number, files.path.name, code)  # fmt: skip
         return code == 0
 
     def _run(self, command: Sequence[str]) -> int:
@@ -136,9 +115,48 @@ class SegmentKeeper:
                 self._archiving = None
                 _end(running)
 
-    def _remove(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            self._directory.remove(number)
+
+class SegmentKeeper:
+    """Looks after the sealed segments of the stream that this worker writes."""
+
+    def __init__(
+        self, directory: StreamDirectory, trail: AuditTrail, clock: Clock, retention: Retention
+    ) -> None:
+        self._directory = directory
+        self._trail = trail
+        self._retirement = Retirement(clock, retention)
+        self._thread = ThreadPoolExecutor(1, "audit-segments", initializer=_lower_priority)
+
+    def close(self) -> None:
+        """End the archive command, let the rest end by itself, and start no more."""
+        self._retirement.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def keep_house(self) -> None:
+        """Compress sealed segments and give up those that are too old or too many."""
+        loop = asyncio.get_running_loop()
+        sealed = await loop.run_in_executor(self._thread, self._compress)
+        leaving = await loop.run_in_executor(self._thread, self._retirement.leaving, self._directory, sealed)
+        if not leaving:
+            return
+        # What the log no longer holds is signed before it is gone; a gap that nobody signed is damage.
+        await self._trail.give_up(leaving[-1] + 1)
+        await loop.run_in_executor(self._thread, self._directory.remove_all, leaving)
+
+    def _compress(self) -> list[int]:
+        sealed = [number for number in self._directory.segments() if number < self._trail.sealed_below]
+        for number in sealed:
+            self._directory.compress(number)
+        return sealed
+
+
+def _size(files: StreamFiles, number: int) -> int:
+    return sum(file.stat().st_size for file in segment_files(files.path, number))
+
+
+def _age(files: StreamFiles, number: int, now_seconds: float) -> float:
+    # When it was written last: compressing it keeps that time.
+    return now_seconds - max(file.stat().st_mtime for file in segment_files(files.path, number))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

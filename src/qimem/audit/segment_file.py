@@ -2,6 +2,7 @@
 
 <data-dir>/audit/public-key.jwk        whose signatures count
 <data-dir>/audit/heads/<stream>        the last checkpoint of each stream
+<data-dir>/audit/lock, keeper          held by who looks for a stream, and by who looks after those without a writer
 <data-dir>/audit/<stream>/00000001.jsonl.gz, …, 00000007.jsonl, spare, lock
 """
 
@@ -14,7 +15,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -74,6 +75,11 @@ class StreamFiles:
         for found in segment_files(self.path, number):
             found.unlink()
         sync_directory(self.path)
+
+    def remove_all(self, numbers: Iterable[int]) -> None:
+        """Give up segments, one after the other."""
+        for number in numbers:
+            self.remove(number)
 
     def head(self) -> bytes | None:
         """The checkpoint that was put aside; None when there is none."""

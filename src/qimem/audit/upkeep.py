@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from qimem.audit.intents import Intents
 from qimem.audit.refusals import RefusalCounts
-from qimem.audit.retention import SegmentKeeper
 from qimem.audit.trail import AuditTrail
 from qimem.errors import QimemError
 from qimem.kernel.limits import AUDIT_REFUSALS_SECONDS, AUDIT_SEGMENTS_SECONDS, AUDIT_TIDY_SECONDS
 from qimem.kernel.transaction import Database
 
 _log = logging.getLogger(__name__)
+
+
+class Keeper(Protocol):
+    """Looks after sealed segments."""
+
+    async def keep_house(self) -> None:
+        """Compress them, and give up those that are kept no longer."""
+        ...
+
+    def close(self) -> None:
+        """Start nothing more."""
+        ...
 
 
 class Upkeep:
@@ -26,13 +38,13 @@ class Upkeep:
         trail: AuditTrail,
         intents: Intents,
         refusals: RefusalCounts,
-        segments: SegmentKeeper,
+        keepers: Sequence[Keeper],
         database: Database,
     ) -> None:
         self._trail = trail
         self._intents = intents
         self._refusals = refusals
-        self._segments = segments
+        self._keepers = keepers
         self._database = database
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -41,7 +53,7 @@ class Upkeep:
         for seconds, duty in (
             (AUDIT_TIDY_SECONDS, self.tidy),
             (AUDIT_REFUSALS_SECONDS, self.count),
-            (AUDIT_SEGMENTS_SECONDS, self._segments.keep_house),
+            *((AUDIT_SEGMENTS_SECONDS, keeper.keep_house) for keeper in self._keepers),
         ):
             self._tasks.append(asyncio.create_task(_again_and_again(seconds, duty)))
 
@@ -50,7 +62,8 @@ class Upkeep:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._segments.close()
+        for keeper in self._keepers:
+            keeper.close()
         for duty in (self.count, self.tidy):
             with contextlib.suppress(QimemError):
                 await duty()

@@ -19,11 +19,12 @@ from qimem.audit.log import (
     taking_streams,
     write_public_key,
 )
+from qimem.audit.ownerless import OwnerlessKeeper
 from qimem.audit.ports import PendingIntent
 from qimem.audit.record import ids_in, recovered
 from qimem.audit.recorder import AuditRecorder
 from qimem.audit.refusals import RefusalCounts
-from qimem.audit.retention import Retention, SegmentKeeper
+from qimem.audit.retention import Retention, Retirement, SegmentKeeper
 from qimem.audit.segment_file import StreamDirectory
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
@@ -47,8 +48,14 @@ class AuditLog:
     """The log of this worker: its stream, and who looks after it."""
 
     def __init__(
-        self, core: Core, settings: AuditSettings, directory: StreamDirectory, trail: AuditTrail, log: Path
+        self,
+        opening: _Opening,
+        settings: AuditSettings,
+        directory: StreamDirectory,
+        trail: AuditTrail,
+        log: Path,
     ) -> None:
+        core = opening.core
         clock = core.clock
         refusals = RefusalCounts(clock)
         self.intents = Intents(_INTENTS, clock, directory.path.name, lambda: trail.segment)
@@ -62,8 +69,11 @@ class AuditLog:
             total_bytes=None if total is None else total * _MEBIBYTE,
             archive=settings.archive_command,
         )
-        segments = SegmentKeeper(directory, trail, clock, retention)
-        self._upkeep = Upkeep(trail, self.intents, refusals, segments, core.database)
+        keepers = (
+            SegmentKeeper(directory, trail, clock, retention),
+            OwnerlessKeeper(log, opening.verifier, opening.take_up, Retirement(clock, retention)),
+        )
+        self._upkeep = Upkeep(trail, self.intents, refusals, keepers, core.database)
 
     @classmethod
     async def open(cls, settings: Settings, core: Core, instance: Instance) -> AuditLog:
@@ -85,7 +95,7 @@ class AuditLog:
                 f"the audit log cannot be written: {error.strerror}",
                 "make room or permit it in the data directory",
             ) from error
-        opened = cls(core, settings.audit, directory, trail, log)
+        opened = cls(opening, settings.audit, directory, trail, log)
         opened.intents.inherit(opening.left)
         opened._upkeep.start()
         return opened
@@ -101,8 +111,9 @@ class _Opening:
     """One worker's look for a stream."""
 
     def __init__(self, core: Core, settings: Settings, signer: Ed25519Signer, instance_id: UUID) -> None:
-        self._core = core
+        self.core = core
         self._signer = signer
+        self.verifier = Ed25519Verifier(signer.public_bytes())
         self._instance = str(instance_id)
         self._strict = settings.audit.mode == "strict"
         in_memory = settings.database.mode == "stateless"
@@ -116,7 +127,7 @@ class _Opening:
         others: list[StreamDirectory] = []
         found = list(ownerless_streams(log))
         pending = {
-            directory.path.name: await self._core.database.read(
+            directory.path.name: await self.core.database.read(
                 lambda tx, name=directory.path.name: _INTENTS.pending(tx, name)  # type: ignore[misc]
             )
             for directory in found
@@ -134,7 +145,7 @@ class _Opening:
                     await trail.close()
         if own is None:
             directory = new_stream(log)
-            own = directory, await self._open(directory, (), set(), set())
+            own = directory, await self.take_up(directory)
         for other in others:
             other.close()
         lost = [each.line for intents in pending.values() for each in intents if each.record_id not in seen]
@@ -145,6 +156,15 @@ class _Opening:
             )
         self.left += [(name, each.record_id) for name, intents in pending.items() for each in intents]
         return own
+
+    async def take_up(self, directory: StreamDirectory) -> AuditTrail:
+        """The trail of a stream that this process holds; what the database has of it stays there.
+
+        Raises:
+            Altered: it is not what was written.
+            OSError: it cannot be read or written.
+        """
+        return await self._open(directory, (), set(), set())
 
     async def _open_existing(
         self, directory: StreamDirectory, pending: Sequence[PendingIntent], wanted: set[str], seen: set[str]
@@ -169,8 +189,8 @@ class _Opening:
             self._instance,
             directory.path.name,
             self._signer,
-            Ed25519Verifier(self._signer.public_bytes()),
-            self._core.clock,
+            self.verifier,
+            self.core.clock,
             segment_bytes=self._segment_bytes,
         )
         since = sys.maxsize

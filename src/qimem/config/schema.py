@@ -105,7 +105,7 @@ class AuditSettings:
     retention_mebibytes: int | None = _option(
         None,
         values.integer(16, 2**30),
-        "Sealed segments of a worker may take this much, compressed; unset is no limit.",
+        "Sealed segments of a stream, one for each worker, may take this much, compressed; unset is no limit.",
         unit="MiB",
     )
     archive_command: tuple[str, ...] = _option(
