@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 from qimem.client.keys import Crypto, Keys
 from qimem.client.management import Clients, Realms, Roles, Users
@@ -15,6 +13,7 @@ from qimem.client.own import Own, Tokens
 from qimem.client.pages import every
 from qimem.client.session import Credentials, Operation, Session
 from qimem.client.transport import Transport
+from qimem.kernel.addresses import keeps_secrets
 from qimem.kernel.secret import SecretText
 from qimem.wire.audit import AuditEventsQuery, AuditRecord
 from qimem.wire.authz import ExplainRequest, Explanation
@@ -46,11 +45,11 @@ class Client:
     Args:
         base_url: Of the server.
         sign_in: An access token that somebody else renews, or what to sign in with at the first call and whenever a
-            token ends; None for what needs no token.
+            token ends, until it is refused (see `use_credentials`); None for what needs no token.
         wire: How the server is reached.
 
     Raises:
-        ValueError: no URL of a server, or another machine's without TLS.
+        ValueError: no URL of a server, or another machine's without TLS; or no token.
     """
 
     def __init__(
@@ -59,11 +58,14 @@ class Client:
         sign_in: str | Credentials | None = None,
         wire: Wire = Wire(),
     ) -> None:
-        if not wire.allow_plain_http and not _is_private(base_url):
+        self._transport = Transport(base_url, wire.timeout_seconds, wire.tls)
+        if not wire.allow_plain_http and not keeps_secrets(base_url):
             raise ValueError("secrets are not sent to another machine without TLS: use https")
+        if isinstance(sign_in, str) and not (sign_in.isascii() and sign_in.isprintable()):
+            # Before http.client, which repeats what it refuses.
+            raise ValueError("the token holds what no header can: a line break, perhaps")
         token = SecretText(sign_in) if isinstance(sign_in, str) else None
         credentials = sign_in if isinstance(sign_in, Credentials) else None
-        self._transport = Transport(base_url, wire.timeout_seconds, wire.tls)
         self._session = session = Session(self._transport, token, credentials)
         crypto = Crypto(session)
         self.encrypt, self.decrypt = crypto.encrypt, crypto.decrypt
@@ -92,8 +94,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections. Nothing is revoked."""
+        """Close the connections of all threads. Nothing is revoked; a later call opens one, for a later `close`."""
         self._transport.close()
+
+    def use_credentials(self, credentials: Credentials) -> None:
+        """Sign in with these from the next call on: that others were refused is forgotten."""
+        self._session.use(credentials)
 
     def audit_events(self, query: AuditEventsQuery | None = None) -> Iterator[AuditRecord]:
         """Records of the audit log, the newest first."""
@@ -110,14 +116,3 @@ class Client:
             ApiError: it cannot.
         """
         return self._session.call(_READY)
-
-
-def _is_private(base_url: str) -> bool:
-    """Whether nobody else on the network reads what is sent."""
-    parts = urlsplit(base_url)
-    if parts.scheme != "http":
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname == "localhost"

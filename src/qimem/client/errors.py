@@ -1,6 +1,6 @@
 """What a call raises, by the status of the answer.
 
-ApiError                 status, code, message, hint, request_id, fields, permission
+ApiError                 status, code, message, hint, request_id, fields, permission, idempotency_key
 ├── BadRequest           400, 413, 415, 422: the call cannot be served as it is
 ├── Unauthorized         401: nobody, or nobody valid, is calling
 ├── Forbidden            403: a permission is missing
@@ -9,7 +9,7 @@ ApiError                 status, code, message, hint, request_id, fields, permis
 ├── PreconditionFailed   412, 428: it is not what was seen any more
 ├── Limited              429; `retry_after` seconds
 └── Unavailable          503; `retry_after` seconds
-└── Unreachable      nobody answered, so what came of the call is not known
+└── Unreachable      nobody answered, or not this API, so what came of the call is not known
 ItemsRefused (ApiError)  some items of a batch were refused
 """
 
@@ -28,11 +28,18 @@ class ApiError(Exception):
         status: HTTP status; 0 where there was no answer.
         body: The error of the API.
         retry_after: Seconds after which the server will look at it again, where it said so.
+
+    Attributes:
+        idempotency_key: Of the call, whether it was given or made up; None where it has none. The same call with
+            the same key has its effect once, for as long as the server keeps keys.
     """
+
+    idempotency_key: str | None = None
 
     def __init__(self, status: int, body: ErrorBody, retry_after: int | None = None) -> None:
         super().__init__(f"{body.error} ({body.code})" + (f": {body.hint}" if body.hint else ""))
         self.status = status
+        self.body = body
         self.message = body.error
         self.code = body.code
         self.hint = body.hint
@@ -76,7 +83,7 @@ class Unavailable(ApiError):
 
 
 class Unreachable(Unavailable):
-    """Nobody answered. A call that changes something may have had its effect."""
+    """Nobody answered, or not this API. A call that changes something may have had its effect."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(0, ErrorBody(error=reason, code="unreachable"))

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from qimem.client.errors import ItemsRefused
+from qimem.client.answers import reading
+from qimem.client.errors import ItemsRefused, Unreachable
 from qimem.client.pages import Part, every
 from qimem.client.session import Operation, Session
 from qimem.wire.common import ErrorBody, Page, RealmQuery
@@ -50,11 +51,14 @@ _DECRYPT_ITEMS: Final = Operation("POST", "/v1/security/decrypt", _Items, repeat
 
 
 class Keys(Part):
-    """Keys and their versions. Every method raises `ApiError` where the server refuses."""
+    """Keys and their versions. Every method raises `ApiError` where the server refuses.
 
-    def create(self, request: CreateKeyRequest) -> KeyMetadata:
+    `idempotency_key`: see `qimem.client.management`.
+    """
+
+    def create(self, request: CreateKeyRequest, *, idempotency_key: str | None = None) -> KeyMetadata:
         """Make a key."""
-        return self._call(_CREATE, body=request)
+        return self._call(_CREATE, body=request, idempotency_key=idempotency_key)
 
     def list(self, query: ListKeysQuery | None = None) -> Iterator[KeyMetadata]:
         """The active version of every key."""
@@ -64,9 +68,9 @@ class Keys(Part):
         """One version, and all versions of its lineage."""
         return self._call(_GET, key_id, query=query)
 
-    def rotate(self, request: RotateRequest) -> KeyMetadata:
+    def rotate(self, request: RotateRequest, *, idempotency_key: str | None = None) -> KeyMetadata:
         """Make the next version, which encrypts from now on."""
-        return self._call(_ROTATE, body=request)
+        return self._call(_ROTATE, body=request, idempotency_key=idempotency_key)
 
     def disable(self, key_id: UUID, request: KeyStateRequest | None = None) -> KeyMetadata:
         """Have a version do nothing until it is enabled."""
@@ -97,7 +101,7 @@ class Crypto:
     def decrypt(self, envelope: str, *, name: str | None = None, key_id: UUID | None = None) -> bytes:
         """The plaintext. Where a key is named, an envelope of another one is refused."""
         body = DecryptRequest(envelope=envelope, encoding="base64", name=name, key_id=key_id)
-        return base64.b64decode(self._call(_DECRYPT, body=body).plaintext_b64)
+        return _bytes(self._call(_DECRYPT, body=body))
 
     def encrypt_many(
         self, plaintexts: Sequence[bytes], *, name: str | None = None, key_id: UUID | None = None
@@ -109,7 +113,7 @@ class Crypto:
         """
         items = [EncryptItem(input_b64=_base64(plaintext)) for plaintext in plaintexts]
         answer = self._call(_ENCRYPT_ITEMS, body=EncryptRequest(items=items, name=name, key_id=key_id))
-        return [item.envelope for item in _whole(answer, Encrypted)]
+        return [item.envelope for item in _whole(answer, Encrypted, len(items))]
 
     def decrypt_many(self, envelopes: Sequence[str]) -> list[bytes]:
         """Plaintexts in the order of the envelopes, in one request.
@@ -119,11 +123,14 @@ class Crypto:
         """
         items = [DecryptItem(envelope=envelope, encoding="base64") for envelope in envelopes]
         answer = self._call(_DECRYPT_ITEMS, body=DecryptRequest(items=items))
-        return [base64.b64decode(item.plaintext_b64) for item in _whole(answer, DecryptedBytes)]
+        return [_bytes(item) for item in _whole(answer, DecryptedBytes, len(items))]
 
 
-def _whole(answer: _Items, kind: type[S]) -> list[S]:
-    results = [msgspec.convert(item, ErrorBody if "error" in item else kind) for item in answer.items]
+def _whole(answer: _Items, kind: type[S], asked: int) -> list[S]:
+    with reading():
+        results = [msgspec.convert(item, ErrorBody if "error" in item else kind) for item in answer.items]
+    if len(results) != asked:
+        raise Unreachable("the answer is of another batch")
     whole = [result for result in results if isinstance(result, kind)]
     if len(whole) < len(results):
         raise ItemsRefused(results)
@@ -132,3 +139,8 @@ def _whole(answer: _Items, kind: type[S]) -> list[S]:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _bytes(decrypted: DecryptedBytes) -> bytes:
+    with reading():
+        return base64.b64decode(decrypted.plaintext_b64, validate=True)

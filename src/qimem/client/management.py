@@ -2,6 +2,9 @@
 
 `if_match` of an update is the entity tag that `get_tagged` gave: a change that somebody made meanwhile is then not
 overwritten. `*` changes whatever is there.
+
+`idempotency_key` is the caller's own name for a call: repeated with it, the call has its effect once. Without one a key is
+made up, and an `ApiError` tells it.
 """
 
 from __future__ import annotations
@@ -53,9 +56,11 @@ _CLIENTS, _USERS = "/v1/auth/clients", "/v1/auth/users"
 class Realms(Part):
     """Tenants."""
 
-    def create(self, request: CreateRealmRequest) -> Realm:
+    def create(self, request: CreateRealmRequest, *, idempotency_key: str | None = None) -> Realm:
         """Make a realm."""
-        return self._call(Operation("POST", _REALMS, Realm, idempotent=True), body=request)
+        return self._call(
+            Operation("POST", _REALMS, Realm, idempotent=True), body=request, idempotency_key=idempotency_key
+        )
 
     def list(self, query: ListRealmsQuery | None = None) -> Iterator[Realm]:
         """The realms that the caller may know of."""
@@ -98,9 +103,11 @@ class Realms(Part):
 class Roles(Part):
     """Named sets of permissions."""
 
-    def create(self, request: CreateRoleRequest) -> Role:
+    def create(self, request: CreateRoleRequest, *, idempotency_key: str | None = None) -> Role:
         """Make a role."""
-        return self._call(Operation("POST", _ROLES, Role, idempotent=True), body=request)
+        return self._call(
+            Operation("POST", _ROLES, Role, idempotent=True), body=request, idempotency_key=idempotency_key
+        )
 
     def list(self, query: ListQuery | None = None) -> Iterator[Role]:
         """Every role."""
@@ -127,9 +134,13 @@ class Roles(Part):
 class Clients(Part):
     """Applications."""
 
-    def create(self, request: CreateClientRequest) -> CreatedClient:
+    def create(self, request: CreateClientRequest, *, idempotency_key: str | None = None) -> CreatedClient:
         """Register a client; its secret is shown this once."""
-        return self._call(Operation("POST", _CLIENTS, CreatedClient, idempotent=True), body=request)
+        return self._call(
+            Operation("POST", _CLIENTS, CreatedClient, idempotent=True),
+            body=request,
+            idempotency_key=idempotency_key,
+        )
 
     def list(self, query: ListQuery | None = None) -> Iterator[Client]:
         """Every client."""
@@ -168,11 +179,17 @@ class Clients(Part):
         return self._call(operation, client_id, body=request)
 
     def rotate_secret(
-        self, client_id: str, request: RotateClientSecretRequest | None = None
+        self,
+        client_id: str,
+        request: RotateClientSecretRequest | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> RotatedClientSecret:
         """Another secret, shown this once; the old one stays good for as long as the request says."""
         operation = Operation("POST", f"{_CLIENTS}/{{}}/secret/rotate", RotatedClientSecret, idempotent=True)
-        return self._call(operation, client_id, body=request or RotateClientSecretRequest())
+        return self._call(
+            operation, client_id, body=request or RotateClientSecretRequest(), idempotency_key=idempotency_key
+        )
 
     def delete(self, client_id: str, query: RealmQuery | None = None) -> Deleted:
         """Remove a client and its grants."""
@@ -186,9 +203,11 @@ class Clients(Part):
 class Users(Part):
     """People."""
 
-    def create(self, request: CreateUserRequest) -> User:
+    def create(self, request: CreateUserRequest, *, idempotency_key: str | None = None) -> User:
         """Add a user."""
-        return self._call(Operation("POST", _USERS, User, idempotent=True), body=request)
+        return self._call(
+            Operation("POST", _USERS, User, idempotent=True), body=request, idempotency_key=idempotency_key
+        )
 
     def list(self, query: ListQuery | None = None) -> Iterator[User]:
         """Every user, by name."""

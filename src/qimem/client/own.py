@@ -86,7 +86,9 @@ class Tokens(Part):
         """The public keys of a realm."""
         return self._call(Operation("GET", "/realms/{}/jwks", JWKSet, signed_in=False), realm_id)
 
-    def rotate_signing_key(self, request: RotateSigningKeyRequest) -> RotatedSigningKey:
-        """Have the realm sign with another key."""
+    def rotate_signing_key(
+        self, request: RotateSigningKeyRequest, *, idempotency_key: str | None = None
+    ) -> RotatedSigningKey:
+        """Have the realm sign with another key. `idempotency_key`: see `qimem.client.management`."""
         operation = Operation("POST", "/v1/auth/keys/rotate", RotatedSigningKey, idempotent=True)
-        return self._call(operation, body=request)
+        return self._call(operation, body=request, idempotency_key=idempotency_key)

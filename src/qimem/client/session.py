@@ -1,16 +1,21 @@
-"""Calls of one caller: signs in, renews the token before and after it expires, reads answers."""
+"""Calls of one caller: signs in, renews the token before and after it expires, reads answers.
+
+What the token endpoint refused is not shown to it again: each attempt counts there, and many lock the account.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import msgspec
 
-from qimem.client.errors import BadRequest, Unauthorized, error_of
+from qimem.client.answers import NOT_OURS, decoded, refusal
+from qimem.client.errors import ApiError, BadRequest, Unauthorized, error_of
 from qimem.client.transport import HttpAnswer, HttpRequest, Transport
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.secret import SecretText
@@ -21,6 +26,8 @@ T = TypeVar("T")
 
 _EARLY_SECONDS: Final = 30
 """A token is renewed this long before it expires: a request that is under way then must not fail."""
+_DEFINITE: Final = frozenset({400, 401})
+"""Statuses with which the token endpoint says that the credentials are not good, and will not be by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,15 @@ _ISSUE: Final = Operation("POST", "/v1/auth/token", TokenResponse, repeatable=Tr
 _REFRESH: Final = Operation("POST", "/v1/auth/token/refresh", TokenResponse, repeatable=True, signed_in=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What the token endpoint said, and until when, on the monotonic clock, it is not asked again."""
+
+    status: int
+    body: ErrorBody
+    until: float
+
+
 class Session:
     """Everything one caller asks for.
 
@@ -90,7 +106,14 @@ class Session:
         self._lock = threading.Lock()
         self._token = token
         self._refresh: SecretText | None = None
-        self._expires = float("inf")
+        self._expires = math.inf
+        self._refused: _Refused | None = None
+
+    def use(self, credentials: Credentials) -> None:
+        """Sign in with these from the next call on."""
+        with self._lock:
+            self._credentials = credentials
+            self._token = self._refresh = self._refused = None
 
     def call(
         self,
@@ -99,6 +122,7 @@ class Session:
         body: Request | None = None,
         query: msgspec.Struct | None = None,
         if_match: str | None = None,
+        idempotency_key: str | None = None,
     ) -> T:
         """The answer to one call.
 
@@ -108,11 +132,15 @@ class Session:
             body: The JSON body.
             query: Fields of the query; None leaves one out.
             if_match: Entity tag of what was seen, or `*`.
+            idempotency_key: Of an idempotent operation, 1 to 255 printable ASCII characters; None: one is made up.
 
         Raises:
-            ApiError: the server refused, or did not answer.
+            ApiError: the server refused, or did not answer; it has the key that was used.
+            ValueError: the key cannot stand in a header.
         """
-        return self.call_tagged(operation, *parts, body=body, query=query, if_match=if_match)[0]
+        return self.call_tagged(
+            operation, *parts, body=body, query=query, if_match=if_match, idempotency_key=idempotency_key
+        )[0]
 
     def call_tagged(
         self,
@@ -121,15 +149,19 @@ class Session:
         body: Request | None = None,
         query: msgspec.Struct | None = None,
         if_match: str | None = None,
+        idempotency_key: str | None = None,
     ) -> tuple[T, str]:
         """The answer to one call, and its entity tag, which may be empty. See `call`."""
+        assert operation.idempotent or idempotency_key is None
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if if_match is not None:
             headers["If-Match"] = if_match
-        if operation.idempotent:
-            headers["Idempotency-Key"] = str(uuid4())
+        if operation.idempotent and idempotency_key is None:
+            idempotency_key = str(uuid4())
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
         request = HttpRequest(
             operation.method,
             operation.path.format(*(quote(str(part), safe="") for part in parts)) + _written(query),
@@ -137,10 +169,14 @@ class Session:
             None if body is None else msgspec.json.encode(body),
             operation.repeatable or operation.idempotent or operation.method == "GET",
         )
-        answer = self._signed(request) if operation.signed_in else self._transport.exchange(request)
-        if answer.status != 200:
-            raise _refusal(answer)
-        return msgspec.json.decode(answer.body, type=operation.answer), answer.headers.get("ETag", "")
+        try:
+            answer = self._signed(request) if operation.signed_in else self._transport.exchange(request)
+            if answer.status != 200:
+                raise refusal(answer)
+            return decoded(answer, operation.answer), answer.headers.get("ETag", "")
+        except ApiError as error:
+            error.idempotency_key = idempotency_key
+            raise
 
     def _signed(self, request: HttpRequest) -> HttpAnswer:
         token = self._current()
@@ -164,9 +200,31 @@ class Session:
                 # Another thread was first.
                 return self._token
             assert self._credentials is not None
-            self._take(self._pair(self._credentials))
-            assert self._token is not None
-            return self._token
+            self._refuse_again()
+            try:
+                pair = self._pair(self._credentials)
+            except ApiError as error:
+                self._remember(error)
+                raise
+            return self._take(pair)
+
+    def _refuse_again(self) -> None:
+        if self._refused is None:
+            return
+        left = self._refused.until - self._clock.monotonic_seconds()
+        if left > 0:
+            wait = None if left == math.inf else math.ceil(left)
+            raise error_of(self._refused.status, self._refused.body, wait)
+        self._refused = None
+
+    def _remember(self, error: ApiError) -> None:
+        if error.status in _DEFINITE and error.code != NOT_OURS:
+            self._refused = _Refused(error.status, error.body, math.inf)
+            # Shown once more it would only be refused once more.
+            self._token = None
+        elif error.status == 429 and error.retry_after is not None:
+            until = self._clock.monotonic_seconds() + error.retry_after
+            self._refused = _Refused(error.status, error.body, until)
 
     def _pair(self, credentials: Credentials) -> TokenResponse:
         if self._refresh is not None:
@@ -181,27 +239,17 @@ class Session:
                 self._refresh = None
         return self.call(_ISSUE, body=credentials.request())
 
-    def _take(self, pair: TokenResponse) -> None:
-        self._token = SecretText(pair.access_token)
+    def _take(self, pair: TokenResponse) -> SecretText:
+        self._token = token = SecretText(pair.access_token)
         self._refresh = None if pair.refresh_token is None else SecretText(pair.refresh_token)
         self._expires = self._clock.monotonic_seconds() + max(pair.expires_in - _EARLY_SECONDS, 1)
+        return token
 
 
 def _bearing(request: HttpRequest, token: SecretText | None) -> HttpRequest:
     if token is None:
         return request
-    headers = {**request.headers, "Authorization": f"Bearer {token.reveal()}"}
-    return HttpRequest(request.method, request.target, headers, request.body, request.repeatable)
-
-
-def _refusal(answer: HttpAnswer) -> Exception:
-    try:
-        body = msgspec.json.decode(answer.body, type=ErrorBody)
-    except msgspec.MsgspecError:
-        # Something between here and the server answered.
-        body = ErrorBody(error=f"HTTP status {answer.status}", code="unknown")
-    wait = answer.headers.get("Retry-After", "")
-    return error_of(answer.status, body, int(wait) if wait.isdecimal() else None)
+    return replace(request, headers={**request.headers, "Authorization": f"Bearer {token.reveal()}"})
 
 
 def _written(query: msgspec.Struct | None) -> str:

@@ -6,8 +6,9 @@ import http.client
 import os
 import ssl
 import threading
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ _IDLE_SECONDS: Final = 3.0
 """The server closes what was idle for 5: a request that is sent at that moment is lost."""
 _ANSWER_BYTES_MAX: Final = 64 << 20
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+_TRANSPORTS: Final[weakref.WeakSet[Transport]] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,9 @@ class HttpRequest:
 
     method: str
     target: str
-    headers: Mapping[str, str]
-    body: bytes | None
+    # Tokens, passwords and secrets stand in both: a log line or a traceback must not show them.
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
     repeatable: bool
 
 
@@ -40,18 +43,18 @@ class HttpAnswer:
     """What came back."""
 
     status: int
-    headers: http.client.HTTPMessage
-    body: bytes
+    headers: http.client.HTTPMessage = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class _Kept:
-    """A connection, and when it was used last."""
+    """The connection of one thread, and when it was used last."""
 
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self.connection = connection
         self.used = 0.0
-        # A fork leaves both processes with one connection, and each would read the answers of the other.
-        self.process = os.getpid()
+        # With its thread it goes, and nobody is left to close what it held.
+        weakref.finalize(self, connection.close)
 
 
 class Transport:
@@ -76,8 +79,10 @@ class Transport:
         self._timeout = timeout_seconds
         self._of_thread = threading.local()
         self._lock = threading.Lock()
-        self._all: list[_Kept] = []
+        # Weak: of a server with a thread for each request, those of all threads that ever were would stay.
+        self._all: weakref.WeakSet[_Kept] = weakref.WeakSet()
         self._clock = SystemClock()
+        _TRANSPORTS.add(self)
 
     def exchange(self, request: HttpRequest) -> HttpAnswer:
         """Send and receive.
@@ -96,16 +101,22 @@ class Transport:
             raise self._unreachable(error) from error
         try:
             # Closed by the server while it was idle.
-            return self._once(kept, request)
+            return self._once(self._mine(), request)
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads. A call that comes later opens one, which the next `close` ends."""
         with self._lock:
             for kept in self._all:
                 kept.connection.close()
-            self._all.clear()
+
+    def forget_parent(self) -> None:
+        """Have a process that was forked begin without connections, its parent's go on undisturbed."""
+        # Another thread may have held it at the fork, and does not run here.
+        self._lock = threading.Lock()
+        self.close()
+        self._of_thread, self._all = threading.local(), weakref.WeakSet()
 
     def _once(self, kept: _Kept, request: HttpRequest) -> HttpAnswer:
         connection = kept.connection
@@ -116,8 +127,10 @@ class Transport:
             answer = connection.getresponse()
             body = answer.read(_ANSWER_BYTES_MAX)
         except BaseException:
-            # Whatever is still to come on it belongs to nobody.
+            # Whatever is still to come on it belongs to nobody; and of a request that ended within its headers,
+            # http.client would send what it has before the next one.
             connection.close()
+            self._of_thread.kept = None
             raise
         if not answer.isclosed():
             connection.close()
@@ -127,10 +140,10 @@ class Transport:
 
     def _mine(self) -> _Kept:
         kept: _Kept | None = getattr(self._of_thread, "kept", None)
-        if kept is None or kept.process != os.getpid():
+        if kept is None:
             kept = self._of_thread.kept = _Kept(self._new())
             with self._lock:
-                self._all.append(kept)
+                self._all.add(kept)
         if self._clock.monotonic_seconds() - kept.used > _IDLE_SECONDS:
             kept.connection.close()
         return kept
@@ -145,3 +158,13 @@ class Transport:
     def _unreachable(self, error: Exception) -> Unreachable:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         return Unreachable(f"no answer from {self._host}: {reason}")
+
+
+def _forget_parent() -> None:
+    # A fork leaves both processes with one connection: each would read the answers of the other, and what
+    # the parent closes would stay open for as long as the child lives.
+    for transport in _TRANSPORTS:
+        transport.forget_parent()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
