@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from qimem.cli.login import access_token, post
+from qimem.cli.login import Server, access_token, post
 from qimem.config.fixtures import Fixtures
 from qimem.config.schema import Settings
 from qimem.kernel.ids import SYSTEM_REALM
@@ -30,20 +30,21 @@ def furnish(
     Raises:
         ServerRefused: a fixture is not acceptable, in the server's words.
     """
-    bearer = access_token(operator, url)
+    server = Server.at(url)
+    bearer = access_token(server, operator)
     realm_id = fixtures.realm.id
     if realm_id != SYSTEM_REALM:
-        post(url, "/v1/auth/realms", {"id": realm_id, "name": fixtures.realm.name}, bearer=bearer)
+        post(server, "/v1/auth/realms", {"id": realm_id, "name": fixtures.realm.name}, bearer=bearer)
     for name, permissions in fixtures.roles.items():
         role = {"realm_id": realm_id, "name": name, "permissions": permissions}
-        post(url, "/v1/auth/roles", role, bearer=bearer)
+        post(server, "/v1/auth/roles", role, bearer=bearer)
     user = {
         "realm_id": realm_id,
         "username": fixtures.user.username,
         "password": fixtures.user.password.reveal(),
         "roles": list(fixtures.user.roles),
     }
-    post(url, "/v1/auth/users", user, bearer=bearer)
+    post(server, "/v1/auth/users", user, bearer=bearer)
     asyncio.run(plant_client(settings, realm_id, fixtures.client))
     return dict(operator) | {
         "realm_id": realm_id,

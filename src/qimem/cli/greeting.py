@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qimem.kernel.addresses import keeps_secrets
 from qimem.kernel.refusal import Refused
 from qimem.server.credentials import DEFAULT_FILE, CredentialsFile
 
@@ -45,6 +46,9 @@ def _token_command(url: str, file: CredentialsFile) -> str:
         known = None
     if known != url:
         words += ["--server", url]
+    if not keeps_secrets(url):
+        # This server was told to speak plain HTTP there, and the lines are for its own machine.
+        words.append("--allow-plain-http")
     return shlex.join(words)
 
 

@@ -5,18 +5,68 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
+
 from qimem.cli.output import ServerRefused, Unreachable
+from qimem.kernel.addresses import keeps_secrets
 from qimem.kernel.refusal import Refused
 
 _SECONDS = 15.0
 _ANSWER_BYTES_MAX = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that may be told passwords and secrets: only `at` makes one.
+
+    Args:
+        url: As it was named.
+        tls: Whether it is reached by https.
+        host: Name or IP address.
+        port: None: that of the scheme.
+        path: What stands before `/v1`, mostly nothing.
+    """
+
+    url: str
+    tls: bool
+    host: str
+    port: int | None
+    path: str
+
+    @classmethod
+    def at(cls, base_url: str, *, allow_plain_http: bool = False) -> Server:
+        """The server of an address.
+
+        Args:
+            base_url: `http://host:port` or `https://host`.
+            allow_plain_http: Also to another machine, where the network itself is trusted.
+
+        Raises:
+            click.UsageError: it is none of these, or another machine's without TLS.
+        """
+        context = click.get_current_context(silent=True)
+        try:
+            parts = urlsplit(base_url)
+            host, port, private = parts.hostname, parts.port, keeps_secrets(base_url)
+        except ValueError:
+            host, port, private = None, None, False
+        if not host or parts.scheme not in {"http", "https"}:
+            raise click.UsageError("the address of the server is no http or https URL", context)
+        if not private and not allow_plain_http:
+            raise click.UsageError(
+                f"secrets are not sent to {host} without TLS: name it with https, "
+                "or pass --allow-plain-http where the network is trusted",
+                context,
+            )
+        return cls(base_url, parts.scheme == "https", host, port, parts.path.rstrip("/"))
+
+
 def post(
-    base_url: str, path: str, body: Mapping[str, object], *, bearer: str | None = None
+    server: Server, path: str, body: Mapping[str, object], *, bearer: str | None = None
 ) -> dict[str, Any]:
     """POST JSON, read JSON.
 
@@ -24,19 +74,18 @@ def post(
         Unreachable: nobody answered, or not in HTTP.
         ServerRefused: the answer is not a 200 with a JSON object.
     """
-    parts = urlsplit(base_url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    kind = http.client.HTTPSConnection if server.tls else http.client.HTTPConnection
     headers = {"Content-Type": "application/json"}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
-    connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
+    connection = kind(server.host, server.port, timeout=_SECONDS)
     try:
-        connection.request("POST", parts.path + path, json.dumps(body), headers)
+        connection.request("POST", server.path + path, json.dumps(body), headers)
         answer = connection.getresponse()
         raw = answer.read(_ANSWER_BYTES_MAX)
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise Unreachable(f"no answer from {base_url}: {reason}") from error
+        raise Unreachable(f"no answer from {server.url}: {reason}") from error
     finally:
         connection.close()
     try:
@@ -48,11 +97,19 @@ def post(
     return content
 
 
-def access_token(credentials: Mapping[str, Any], base_url: str) -> str:
+def access_token(server: Server, credentials: Mapping[str, Any], totp_code: str | None = None) -> str:
     """A fresh access token: as the user where there is a password, else as the client.
+
+    Args:
+        server: Who is asked.
+        credentials: What `server.credentials` writes.
+        totp_code: Of the user's second factor, six digits or a recovery code.
 
     Raises:
         Refused: the credentials are incomplete.
+        click.UsageError: a code, and no password.
+        ServerRefused: the credentials are not good; `mfa_required`: a code is missing.
+        Unreachable: nobody answered.
     """
     try:
         body = {name: credentials[name] for name in ("client_id", "client_secret", "realm_id")}
@@ -60,6 +117,10 @@ def access_token(credentials: Mapping[str, Any], base_url: str) -> str:
         raise Refused(f"the credentials hold no {error.args[0]}") from error
     if credentials.get("password"):
         body |= {"username": credentials.get("username"), "password": credentials["password"]}
+        if totp_code is not None:
+            body["totp_code"] = totp_code
+    elif totp_code is not None:
+        raise click.UsageError("a client has no second factor, and the credentials hold no user's password")
     else:
         body["grant_type"] = "client_credentials"
-    return str(post(base_url, "/v1/auth/token", body)["access_token"])
+    return str(post(server, "/v1/auth/token", body)["access_token"])

@@ -29,7 +29,7 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
     \b
     qimem dev -o json --bind 127.0.0.1:0
     """  # noqa: D301 - click reads the control character
-    from qimem.cli.login import access_token  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.cli.login import Server, access_token  # noqa: PLC0415 - heavy modules load when the command runs
     from qimem.config.fixtures import read_fixtures  # noqa: PLC0415
     from qimem.config.load import loopback_only  # noqa: PLC0415
     from qimem.config.refusal import Misconfigured  # noqa: PLC0415
@@ -52,7 +52,7 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
             from qimem.cli.furnishing import furnish  # noqa: PLC0415
 
             credentials = furnish(serving.settings, serving.url, credentials, known)
-        emit(credentials | {"access_token": access_token(credentials, serving.url)}, format)
+        emit(credentials | {"access_token": access_token(Server.at(serving.url), credentials)}, format)
         say("everything in this server is lost when it ends")
         write(f"ready {serving.url}")
 
