@@ -89,6 +89,16 @@ def test_credentials_that_were_good_once_are_shown_once_more_and_no_more() -> No
         assert paths(server.asked) == [TOKEN, ME, TOKEN]
 
 
+def test_after_a_while_they_are_shown_again() -> None:
+    with scripted([WRONG, WRONG, ISSUED, NOT_ME]) as server, Client(server.url, user("late")) as client:
+        clock = client._session._clock = ManualClock()  # type: ignore[assignment]
+        for moment in (0, 299, 1, 299, 1):
+            clock.advance(moment)
+            found = refused(client).code
+        assert found == "not_found"
+        assert paths(server.asked) == [TOKEN, TOKEN, TOKEN, ME]
+
+
 def test_other_credentials_are_shown() -> None:
     with scripted([WRONG, ISSUED, NOT_ME]) as server, Client(server.url, user("wrong")) as client:
         refused(client)

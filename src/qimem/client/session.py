@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _EARLY_SECONDS: Final = 30
 """A token is renewed this long before it expires: a request that is under way then must not fail."""
+_REFUSED_SECONDS: Final = 300
+"""Seldom enough to lock out nobody, who may try once a minute; and whoever is enabled again needs no hand."""
 _DEFINITE: Final = frozenset({400, 401})
 """Statuses with which the token endpoint says that the credentials are not good, and will not be by themselves."""
 
@@ -213,13 +215,14 @@ class Session:
             return
         left = self._refused.until - self._clock.monotonic_seconds()
         if left > 0:
-            wait = None if left == math.inf else math.ceil(left)
+            wait = math.ceil(left) if self._refused.status == 429 else None
             raise error_of(self._refused.status, self._refused.body, wait)
         self._refused = None
 
     def _remember(self, error: ApiError) -> None:
         if error.status in _DEFINITE and error.code != NOT_OURS:
-            self._refused = _Refused(error.status, error.body, math.inf)
+            until = self._clock.monotonic_seconds() + _REFUSED_SECONDS
+            self._refused = _Refused(error.status, error.body, until)
             # Shown once more it would only be refused once more.
             self._token = None
         elif error.status == 429 and error.retry_after is not None:
