@@ -38,9 +38,16 @@ def state_of_the_code() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, with `-dirty` where files were changed; nothing before the first."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit that is checked out, with `-dirty` where files but the results were changed; nothing before the first."""
+    known = _git("rev-parse", "--short", "--verify", "--quiet", "HEAD")
+    changed = known and _git("status", "--porcelain", "--untracked-files=no", "--", f":!/{RESULTS}")
+    return f"{known}-dirty" if changed else known
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def said(log: str) -> list[str]:

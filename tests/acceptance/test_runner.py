@@ -53,6 +53,27 @@ def test_a_share_of_the_full_count_runs_every_day(monkeypatch) -> None:
     assert volume(1_000, share=0.01) == 1_000
 
 
+def test_a_result_tells_its_commit_and_whether_more_than_results_was_changed(planted: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=x", "-c", "user.email=x@x.example", *words], cwd=planted, check=True
+        )
+
+    assert runner.commit() == ""
+    (planted / runner.RESULTS).mkdir()
+    result = planted / runner.RESULTS / "one.json"
+    result.write_text("{}")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    known = runner.commit()
+    assert len(known) >= 7
+    result.write_text("[]")
+    assert runner.commit() == known
+    (planted / "test_planted.py").write_text("")
+    assert runner.commit() == f"{known}-dirty"
+
+
 def test_full_counts_run_once_and_what_passed_is_not_repeated(planted: Path) -> None:
     (planted / "broken").touch()
     assert main([]) == 1
