@@ -44,7 +44,7 @@ def each_world(request: pytest.FixtureRequest) -> Iterator[World]:
     world.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def admin(world: World) -> Person:
     """A `realm-admin` in a realm of its own."""
     return world.person()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.server import Server, ok
 
 PASSWORD = "a long enough phrase"
 _numbers = itertools.count(1)
+_RENEW_SECONDS = 600
 
 
 @dataclass
@@ -63,6 +65,8 @@ class World:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.operator = server.client(server.token())
+        self.operator.event_hooks["request"].append(self._renewed)
+        self._signed_in = time.monotonic()
         self._open = [self.operator]
 
     def close(self) -> None:
@@ -128,6 +132,17 @@ class World:
             where, client["client_id"], client["client_secret"], user["username"], pair,
             self.bearer(pair["access_token"]), given,
         )  # fmt: skip
+
+    def _renewed(self, request: httpx.Request) -> None:
+        # One of these serves all tests of a process, and a token is good for a quarter of an hour.
+        bearer = self.operator.headers["authorization"]
+        if (
+            request.headers.get("authorization") == bearer
+            and time.monotonic() > self._signed_in + _RENEW_SECONDS
+        ):
+            self._signed_in = time.monotonic()
+            bearer = f"Bearer {self.server.token()}"
+            self.operator.headers["authorization"] = request.headers["authorization"] = bearer
 
     def _kept(self, client: httpx.Client) -> httpx.Client:
         self._open.append(client)

@@ -87,9 +87,9 @@ async def test_the_pepper_of_a_prepared_realm_is_the_one_it_will_have() -> None:
 
 async def test_a_signature_verifies_with_the_published_key() -> None:
     worker = an_installation()
-    kid = await worker.internal.active_kid(ACME)
+    kid, sign = await worker.internal.active_signer(ACME)
     published = await worker.internal.public_keys(ACME)
-    signature = await worker.internal.sign(ACME, kid, b"data")
+    signature = sign(b"data")
     ES256Verifier(published[kid]).verify(signature, b"data")
     with pytest.raises(SignatureInvalid):
         ES256Verifier(published[kid]).verify(signature, b"date")
@@ -103,46 +103,45 @@ async def test_a_published_key_has_its_thumbprint_for_a_name_and_nothing_private
     assert (jwk["use"], jwk["alg"]) == ("sig", "ES256")
 
 
-async def test_another_realms_key_does_not_sign_here() -> None:
+async def test_each_realm_signs_with_its_own_key() -> None:
     worker = an_installation()
-    theirs = await worker.internal.active_kid(OTHER)
-    for kid in (theirs, "", "x" * 43):
-        with pytest.raises(Internal):
-            await worker.internal.sign(ACME, kid, b"data")
+    (ours, _), (theirs, _) = [await worker.internal.active_signer(realm) for realm in (ACME, OTHER)]
+    assert ours in await worker.internal.public_keys(ACME)
+    assert theirs in await worker.internal.public_keys(OTHER)
+    assert ours != theirs
 
 
 async def test_after_a_rotation_the_new_key_signs_and_the_old_one_is_still_published() -> None:
     worker = an_installation()
-    old = await worker.internal.active_kid(ACME)
+    old, _ = await worker.internal.active_signer(ACME)
     add_signing_key(worker)
-    new = await worker.internal.active_kid(ACME)
+    new, sign = await worker.internal.active_signer(ACME)
     assert new != old
     published = await worker.internal.public_keys(ACME)
     assert list(published) == [new, old]
-    ES256Verifier(published[new]).verify(await worker.internal.sign(ACME, new, b"data"), b"data")
+    ES256Verifier(published[new]).verify(sign(b"data"), b"data")
 
 
 async def test_a_damaged_signing_key_leaves_the_others_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     worker = an_installation()
     old = version_of(worker, Purpose.TOKEN_SIGNING)
-    gone = await worker.internal.active_kid(ACME)
-    add_signing_key(worker)
-    new = await worker.internal.active_kid(ACME)
+    new = add_signing_key(worker)
     damage(worker, old)
-    assert list(await worker.internal.public_keys(ACME)) == [new]
-    assert len(await worker.internal.sign(ACME, new, b"data")) == 64
-    with pytest.raises(Internal):
-        await worker.internal.sign(ACME, gone, b"data")
+    ((kid, _),) = (await worker.internal.kids(ACME)).items()
+    assert kid == new.key_id
+    signer, sign = await worker.internal.active_signer(ACME)
+    assert list(await worker.internal.public_keys(ACME)) == [signer]
+    assert len(sign(b"data")) == 64
     assert caplog.messages == [f"realm {ACME}: signing key {old.key_id} cannot be unwrapped"]
 
 
 async def test_a_damaged_active_signing_key_signs_nothing_and_the_old_one_still_verifies() -> None:
     worker = an_installation()
-    old = await worker.internal.active_kid(ACME)
+    old, _ = await worker.internal.active_signer(ACME)
     damage(worker, add_signing_key(worker))
     assert list(await worker.internal.public_keys(ACME)) == [old]
     with pytest.raises(Internal):
-        await worker.internal.active_kid(ACME)
+        await worker.internal.active_signer(ACME)
 
 
 async def test_a_realm_whose_only_signing_key_is_damaged_does_not_claim_to_have_none() -> None:
@@ -156,22 +155,20 @@ async def test_a_realm_whose_only_signing_key_is_damaged_does_not_claim_to_have_
 async def test_a_disabled_signing_key_is_neither_published_nor_used() -> None:
     worker = an_installation()
     old = version_of(worker, Purpose.TOKEN_SIGNING)
-    kid = await worker.internal.active_kid(ACME)
-    await worker.internal.sign(ACME, kid, b"warm")
+    gone, _ = await worker.internal.active_signer(ACME)
     add_signing_key(worker)
     disable(worker, old)
-    assert list(await worker.internal.public_keys(ACME)) == [await worker.internal.active_kid(ACME)]
-    with pytest.raises(Internal):
-        await worker.internal.sign(ACME, kid, b"data")
+    kid, _ = await worker.internal.active_signer(ACME)
+    assert list(await worker.internal.public_keys(ACME)) == [kid] != [gone]
 
 
 async def test_without_an_enabled_signing_key_nothing_is_signed() -> None:
     worker = an_installation()
-    await worker.internal.active_kid(ACME)
+    await worker.internal.active_signer(ACME)
     disable(worker, version_of(worker, Purpose.TOKEN_SIGNING))
     assert await worker.internal.public_keys(ACME) == {}
     with pytest.raises(Internal):
-        await worker.internal.active_kid(ACME)
+        await worker.internal.active_signer(ACME)
 
 
 async def test_a_tag_is_good_for_its_data_in_its_realm() -> None:
@@ -203,8 +200,7 @@ async def test_an_absent_realm_publishes_nothing_and_cannot_be_used() -> None:
     worker = an_installation()
     assert await worker.internal.public_keys(NOWHERE) == {}
     for call in (
-        worker.internal.active_kid(NOWHERE),
-        worker.internal.sign(NOWHERE, "kid", b""),
+        worker.internal.active_signer(NOWHERE),
         worker.internal.tag(NOWHERE, b""),
         worker.internal.pepper(NOWHERE),
     ):
@@ -216,7 +212,7 @@ async def test_a_realm_that_lost_its_keys_is_our_fault() -> None:
     worker = Worker(FakeDatabase())
     worker.database.state.epochs[ACME] = Epoch(b"first", 1)
     for call in (
-        worker.internal.active_kid(ACME),
+        worker.internal.active_signer(ACME),
         worker.internal.tag(ACME, b""),
         worker.internal.pepper(ACME),
     ):

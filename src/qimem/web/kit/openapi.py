@@ -227,8 +227,9 @@ def _statuses(endpoint: Endpoint) -> set[str]:
     takes_secret = takes_body and "client_secret" in endpoint.request.__struct_fields__  # type: ignore[union-attr]
     in_path = "{" in endpoint.path
     possible = {
-        # A parameter of the path that would need escapes makes the path another spelling of something.
-        "400": takes_body or endpoint.query is not None or in_path,
+        # A parameter of the path that would need escapes makes the path another spelling of something; and who is
+        # known is told of a query that nobody reads.
+        "400": takes_body or endpoint.query is not None or in_path or endpoint.needs_bearer,
         "401": endpoint.needs_bearer or takes_secret,
         "403": endpoint.permission is not None or endpoint.any_caller,
         "404": endpoint.names_realm or in_path,
