@@ -13,7 +13,6 @@ from typing import Any
 
 from tests.support.api import PASSWORD, Person
 from tests.support.load import Reply, Wire
-from tests.support.volume import volume
 
 KEYS, ENCRYPT, DECRYPT, ROTATE = (f"/v1/security/{word}" for word in ("keys", "encrypt", "decrypt", "rotate"))
 TOKEN, REFRESH, REVOKE = (f"/v1/auth/token{word}" for word in ("", "/refresh", "/revoke"))
@@ -46,8 +45,6 @@ class Session:
 
 SLOW_DISK = {"storage_unavailable", "audit_unavailable", "outcome_unknown"}
 """The defined answers to a disk that takes longer than a second, as those of shared machines sometimes do."""
-SHARES_ITS_DISK = volume(0, least=1) == 1
-"""The daily run may be put off by a slow disk, the acceptance run may not."""
 
 
 @dataclass

@@ -13,7 +13,6 @@ from tests.support.customers import (
     DECRYPT,
     KEYS,
     REFRESH,
-    SHARES_ITS_DISK,
     SLOW_DISK,
     TOKEN,
     Ledger,
@@ -33,7 +32,7 @@ class _Questions(Wire):
     def post(self, path: str, body: object = None, **headers: str) -> Reply:
         until = time.monotonic() + PATIENCE_SECONDS
         reply = super().post(path, body, **headers)
-        while SHARES_ITS_DISK and reply.code in SLOW_DISK and time.monotonic() < until:
+        while reply.code in SLOW_DISK and time.monotonic() < until:
             time.sleep(0.1)
             reply = super().post(path, body, **headers)
         return reply

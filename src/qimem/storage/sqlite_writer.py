@@ -87,6 +87,8 @@ class SqliteWriter:
         self._durable = durable
         self._connection = open_writer(path, durable=durable)
         self._closed = False
+        self._shut = False
+        """Whether the connection could not be opened again after a failure."""
         self._begun: float | None = None
         self._log_pages = 0
         self._connection.set_wal_hook(self._note_log)
@@ -188,6 +190,9 @@ class SqliteWriter:
     def _begin(self) -> None:
         if self._guard.lost:
             raise storage_unavailable()
+        if self._shut:
+            # The disk may be sound by now: whoever comes first then must not be refused for what was before.
+            self._reopen()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
@@ -238,21 +243,25 @@ class SqliteWriter:
         try:
             if not self._connection.get_autocommit():
                 self._connection.execute("ROLLBACK")
+        except apsw.ConnectionClosedError:
+            return
         except apsw.Error:
             self._reopen()
 
     def _reopen(self) -> None:
+        self._shut = True
         try:
             self._guard.forget()
             self._connection.close(True)
             self._open_again()
             self._guard.find()
         except apsw.Error:
-            # The next group finds a closed connection, fails as unavailable and tries again here.
+            # The next group tries again.
             return
 
     def _open_again(self) -> None:
         self._connection = reopen_writer(self._path, durable=self._durable)
+        self._shut = False
         self._log_pages = 0
         self._connection.set_wal_hook(self._note_log)
 

@@ -250,6 +250,30 @@ async def test_reopening_everything_is_not_mistaken_for_a_loss(
     assert await sqlite_database.current(ACME) is not None
 
 
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_whoever_writes_first_on_a_disk_that_is_sound_again_is_not_refused(
+    sqlite_database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    writer, left = sqlite_database._writer, [apsw.CantOpenError("disk gone")] * failures
+
+    def open_later(path: Path, *, durable: bool) -> apsw.Connection:
+        if left:
+            raise left.pop()
+        return open_writer(path, durable=durable)
+
+    monkeypatch.setattr(sqlite_writer, "reopen_writer", open_later)
+    writer._connection = Double(writer._connection, "COMMIT", apsw.IOError("disk gone"))
+    codes = []
+    for _ in range(failures):
+        with pytest.raises(Unavailable) as refusal:
+            await sqlite_database.write(add_realm)
+        codes.append(code_of(refusal))
+    # While it is away, each write tries once and is told that nothing was done.
+    assert codes == ["outcome_unknown"] + ["storage_unavailable"] * (failures - 1)
+    assert left == []
+    await sqlite_database.write(add_realm)
+
+
 TRY_TO_WRITE = """
 import apsw, sys
 connection = apsw.Connection(sys.argv[1])
