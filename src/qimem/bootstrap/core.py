@@ -145,7 +145,7 @@ class Core:
         roles = RoleAssignment(ROLES)
         users = UserService(work, database, USERS, roles, self.makers, clock)
         clients = ClientAuthenticator(database, self.caches, CLIENTS, self.standing, clock)
-        issuer = Issuer(database, work, self.standing, self.access_tokens, self.internal, clock)
+        issuer = Issuer(self.caches, work, self.standing, self.access_tokens, self.internal, clock)
         login, app_name = self.login, urlsplit(self.issuers.external_url).hostname or "qimem"
         provisioning = (RealmKeyProvisioning(KEYS, SIGNING_KEYS, self.keyring), BuiltInRoles(ROLES))
         refresh_tokens = RefreshTokens(database, GRANTS, self.internal)

@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
+
 from qimem.crypto.jose import CompactWriter, TokenInvalid, unverified_payload, verify_compact
 from qimem.errors import Unauthenticated
 from qimem.kernel.clock import MICROSECONDS, Clock
@@ -83,7 +85,7 @@ class AccessTokens:
         if scope is not None:
             claims["scope"] = scope
         kid, sign = await self._signer.active_signer(realm_id)
-        signing_input = self._writer(kid).signing_input(json.dumps(claims, separators=(",", ":")).encode())
+        signing_input = self._writer(kid).signing_input(msgspec.json.encode(claims))
         return self._writer(kid).finish(signing_input, sign(signing_input))
 
     async def verify(self, token: str) -> tuple[AccessClaims, str]:

@@ -1,23 +1,26 @@
 """The one way a token comes into being.
 
 Every grant type hands over who was authenticated and what shall be written; standing and policy are
-judged here, in the transaction of the effect, so that no grant type can forget one of them.
+judged here, in the transaction of the effect, so that no grant type can forget one of them. What writes
+nothing is judged on what is remembered under the realm's epoch, as every use of the token will be.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from uuid import UUID
+
+import msgspec
 
 from qimem.crypto.randomness import new_uuid
 from qimem.errors import Conflict, Invalid
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
+from qimem.kernel.epochs import RealmCaches
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.limits import ACCESS_TOKEN_SECONDS, BEARER_CHARS_MAX
-from qimem.kernel.transaction import Database, Tx
+from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.oauth.access_token import AccessTokens
 from qimem.oauth.models import ClientRecord, GrantRecord, GrantType
@@ -59,14 +62,14 @@ class Issuer:
 
     def __init__(
         self,
-        database: Database,
+        caches: RealmCaches,
         work: UnitOfWork,
         standing: StandingCheck,
         access_tokens: AccessTokens,
         macs: RefreshMac,
         clock: Clock,
     ) -> None:
-        self._database = database
+        self._caches = caches
         self._work = work
         self._standing = standing
         self._access_tokens = access_tokens
@@ -82,29 +85,18 @@ class Issuer:
                 or user is gone or disabled meanwhile.
             Unavailable: the grant could not be written.
         """
-        draft, token_id = authorization.draft, str(new_uuid())
+        draft, token_id, write_grant = authorization.draft, str(new_uuid()), authorization.write_grant
+        if write_grant is None:
+            standing = self._admitted(authorization, await self._remembered(authorization))
+            scope = narrowed(standing.client.scope, authorization.scope)
+            draft.token_id = token_id
+            return await self._answer(authorization.realm_id, standing, None, scope, token_id)
 
-        def effect(tx: Tx) -> tuple[Standing, GrantRecord | None, str | None]:
-            standing = self._standing.load(
-                tx, authorization.realm_id, authorization.client_id, authorization.user_id
-            )
+        def effect(tx: Tx) -> tuple[Standing, GrantRecord, str | None]:
             # Of an attempt that was undone nothing was issued.
             draft.token_id = draft.target = ""
-            if standing is None or not self._secret_stands(authorization.judged, standing.client):
-                raise invalid_grant("invalid credentials")
-            # Before anything is refused: who proves an identity and asks for too much has a record.
-            draft.realm_id, draft.subject = authorization.realm_id, standing.subject
-            draft.client_id = standing.client.client_id
-            if authorization.grant_type not in standing.client.grant_types:
-                raise Invalid("grant type not allowed", code="unauthorized_client")
-            _check_fits(standing)
-            if authorization.judged is not None:
-                standing = replace(standing, proven_with=authorization.judged.secret_digest)
-            scope = narrowed(standing.client.scope, authorization.scope)
-            if authorization.write_grant is None:
-                draft.token_id = token_id
-                return standing, None, scope
-            grant = authorization.write_grant(tx, scope, standing.client)
+            standing = self._admitted(authorization, self._load(tx, authorization))
+            grant = write_grant(tx, narrowed(standing.client.scope, authorization.scope), standing.client)
             # A refresh keeps what was granted, less what the client has lost since.
             scope = left_of(grant.scope, standing.client.scope)
             if scope == "":
@@ -112,11 +104,31 @@ class Issuer:
             draft.token_id, draft.target = token_id, str(grant.grant_id)
             return standing, grant, scope
 
-        if authorization.write_grant is None:
-            standing, grant, scope = await self._database.read(effect)
-        else:
-            standing, grant, scope = await self._work.apply(draft, effect)
+        standing, grant, scope = await self._work.apply(draft, effect)
         return await self._answer(authorization.realm_id, standing, grant, scope, token_id)
+
+    def _admitted(self, authorization: Authorization, standing: Standing | None) -> Standing:
+        """The standing, if this grant type may be used on it."""
+        judged, draft = authorization.judged, authorization.draft
+        if standing is None or not self._secret_stands(judged, standing.client):
+            raise invalid_grant("invalid credentials")
+        # Before anything is refused: who proves an identity and asks for too much has a record.
+        draft.realm_id, draft.subject = authorization.realm_id, standing.subject
+        draft.client_id = standing.client.client_id
+        if authorization.grant_type not in standing.client.grant_types:
+            raise Invalid("grant type not allowed", code="unauthorized_client")
+        _check_fits(standing)
+        return standing if judged is None else replace(standing, proven_with=judged.secret_digest)
+
+    async def _remembered(self, authorization: Authorization) -> Standing | None:
+        cache = await self._caches.fresh(authorization.realm_id)
+        if cache is None:
+            return None
+        key = authorization.client_id, authorization.user_id
+        return await cache.get("standing", key, lambda tx: self._load(tx, authorization))
+
+    def _load(self, tx: Tx, authorization: Authorization) -> Standing | None:
+        return self._standing.load(tx, authorization.realm_id, authorization.client_id, authorization.user_id)
 
     def _secret_stands(self, judged: ClientRecord | None, now: ClientRecord) -> bool:
         """Whether the secret that the client has shown is still one of its own."""
@@ -165,7 +177,7 @@ def invalid_grant(message: str) -> Invalid:
 
 def _check_fits(standing: Standing) -> None:
     # What is handed out must be accepted, and headers have a limit. Base64 adds a third.
-    names = json.dumps([*standing.roles, *standing.permissions.names])
+    names = msgspec.json.encode((standing.roles, standing.permissions.names))
     if len(names) * 4 // 3 > BEARER_CHARS_MAX - _OTHER_CLAIMS_CHARS:
         raise Conflict(
             "the roles carry more permissions than fit into a token", hint="give this subject fewer roles"

@@ -320,9 +320,7 @@ class Setting:
         self.work = UnitOfWork(
             self.database, FakeAnswers(), FakeSealers(), FakeCodec(), self.clock, self.intents
         )
-        self.issuer = Issuer(
-            self.database, self.work, self.standing, self.access_tokens, self.keys, self.clock
-        )
+        self.issuer = Issuer(self.caches, self.work, self.standing, self.access_tokens, self.keys, self.clock)
         for realm_id in (ACME, OTHER):
             self.realms.rows[realm_id] = RealmRecord(realm_id, realm_id, enabled=True, created_us=0)
             self.epochs.now[realm_id] = Epoch(b"", 1)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -8,8 +7,9 @@ from uuid import UUID
 import pytest
 
 from qimem.crypto.mac import digest
-from qimem.errors import Conflict, Invalid, storage_unavailable
+from qimem.errors import Conflict, Invalid, Unavailable, storage_unavailable
 from qimem.identity.models import RoleRecord
+from qimem.kernel.ids import ClientId
 from qimem.kernel.limits import BEARER_CHARS_MAX
 from qimem.kernel.transaction import Tx
 from qimem.oauth.issuer import Authorization, Issuer, invalid_grant
@@ -30,9 +30,7 @@ class Desk(Setting):
         super().__init__()
         self.written: list[str | None] = []
         self.grant = a_grant()
-        self.issuer = Issuer(
-            self.database, self.work, self.standing, self.access_tokens, self.keys, self.clock
-        )
+        self.issuer = Issuer(self.caches, self.work, self.standing, self.access_tokens, self.keys, self.clock)
 
     def write(self, tx: Tx, scope: str | None, client: ClientRecord) -> GrantRecord:
         self.written.append(scope)
@@ -237,8 +235,43 @@ async def test_a_token_that_no_server_would_take_is_not_issued(desk: Desk) -> No
 
 def of_length(length: int) -> RoleRecord:
     """A role whose name and permission take so many characters in a token."""
-    permission = "x" * (length - len(json.dumps(["clerk", ""])))
+    permission = "x" * (length - len('[["clerk"],[""]]'))
     return RoleRecord(ACME, "clerk", (permission,), built_in=False, created_us=0)
+
+
+async def test_a_client_that_asks_again_is_remembered_until_its_realm_changes(desk: Desk) -> None:
+    await desk.issuer.issue(desk.for_itself())
+    before = desk.database.reads
+    second = await desk.issuer.issue(desk.for_itself())
+    assert desk.database.reads == before
+    desk.roles.rows[ACME, "robot"] = replace(desk.roles.rows[ACME, "robot"], permissions=("keys:read",))
+    desk.epochs.bump(desk.database, ACME)  # type: ignore[arg-type]  # it needs no transaction
+    third = await desk.issuer.issue(desk.for_itself())
+    assert [taken_apart(one.access_token)[1]["permissions"] for one in (second, third)] == [
+        ["keys:encrypt"],
+        ["keys:read"],
+    ]
+
+
+@pytest.mark.parametrize("table", ["clients", "realms"])
+async def test_no_memory_outlives_a_disabled_client_or_realm(desk: Desk, table: str) -> None:
+    await desk.issuer.issue(desk.for_itself())
+    desk.change(getattr(desk, table), (ACME, APP) if table == "clients" else ACME, enabled=False)
+    await desk.refused(desk.for_itself(), "invalid_grant", "invalid credentials")
+
+
+async def test_what_is_remembered_of_one_client_is_not_told_of_another(desk: Desk) -> None:
+    await desk.issuer.issue(desk.for_itself())
+    await desk.refused(
+        desk.for_itself(client_id=ClientId("qc_nobody")), "invalid_grant", "invalid credentials"
+    )
+
+
+async def test_no_token_is_written_on_memory_alone(desk: Desk) -> None:
+    await desk.issuer.issue(desk.for_itself())
+    desk.epochs.failure = storage_unavailable()
+    with pytest.raises(Unavailable):
+        await desk.issuer.issue(desk.for_itself())
 
 
 @pytest.mark.parametrize("grant_type", list(GrantType))

@@ -31,9 +31,7 @@ class Rotated(Setting):
     def __init__(self) -> None:
         super().__init__()
         self.door = ClientAuthenticator(self.database, self.caches, self.clients, self.standing, self.clock)
-        self.issuer = Issuer(
-            self.database, self.work, self.standing, self.access_tokens, self.keys, self.clock
-        )
+        self.issuer = Issuer(self.caches, self.work, self.standing, self.access_tokens, self.keys, self.clock)
         self.bearer = self.a_worker()
 
     def a_worker(self) -> BearerAuthenticator:
