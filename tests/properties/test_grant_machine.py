@@ -42,6 +42,7 @@ from qimem.kernel.transaction import Tx
 from qimem.kms.hierarchy import RootKey
 from qimem.oauth.models import GrantRecord
 from qimem.oauth.refresh_token import parse_refresh_token
+from qimem.storage import postgres_epochs
 from qimem.storage.repositories.clients import ClientRepository
 from qimem.storage.repositories.grants import GrantRepository
 from qimem.storage.repositories.instance import InstanceRepository
@@ -57,6 +58,8 @@ from tests.unit.oauth.fakes import SECRET, a_client
 PASSWORD = "a long enough phrase"
 START = 1_800_000_000 * MICROSECONDS
 DAY = 86_400
+_PATIENCE_SECONDS = 30.0
+"""The order of events is what is tested here, not whether a busy machine answers each within a second."""
 
 WHICH = st.integers(0, 31)
 PROOFS = st.sampled_from(["none", "secret"])
@@ -357,7 +360,7 @@ async def _open(directory: Path, url: str | None) -> tuple[Any, Any, ManualClock
     database_settings = DatabaseSettings(url=None if url is None else SecretText(url))
     chosen = replace(Settings(), server=server, database=database_settings)
     await first.initialise(chosen, SecretBytes(root_key), first.AdminChoice())
-    database = location(chosen).open()
+    database = location(chosen).open(write_seconds=_PATIENCE_SECONDS)
     instance = await database.read(InstanceRepository().find)
     assert instance is not None
     clock = ManualClock(START)
@@ -367,8 +370,9 @@ async def _open(directory: Path, url: str | None) -> tuple[Any, Any, ManualClock
 
 
 @pytest.fixture
-def sides(tmp_path: Path, postgres_url: str) -> Iterator[tuple[Side, ...]]:
+def sides(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Side, ...]]:
     """The same installation on both kinds of database."""
+    monkeypatch.setattr(postgres_epochs, "STORAGE_ANSWER_SECONDS", _PATIENCE_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         opened = [
             runner.run(_open(tmp_path / name, url))
