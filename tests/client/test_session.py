@@ -236,6 +236,21 @@ def test_a_fork_does_not_share_a_connection(qimem_tenant: Tenant) -> None:
     os.close(writing)
 
 
+def test_a_child_renews_its_tokens_by_itself(qimem_tenant: Tenant) -> None:
+    """Whatever a thread of its parent held at the fork; and two that refresh in turn would end each other's grant."""
+    qimem_tenant.user("forking")
+    client = qimem_tenant.signed_in("forking")
+    client.me.get()
+    session = client._session
+    with session._lock:
+        child = os.fork()
+        if not child:
+            free = session._lock.acquire(timeout=1)
+            os._exit(0 if free and session._refresh is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert session._refresh is not None
+
+
 def test_of_a_batch_what_was_refused_is_told_with_the_rest(qimem_tenant: Tenant) -> None:
     admin = qimem_tenant.admin
     admin.keys.create(CreateKeyRequest(name="batch"))

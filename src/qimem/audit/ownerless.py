@@ -21,6 +21,7 @@ from qimem.audit.segment_file import StreamDirectory, StreamFiles, stream_paths
 from qimem.audit.trail import AuditTrail
 from qimem.audit.verification import Altered, Verifier, opened_checkpoint
 from qimem.errors import QimemError
+from qimem.kernel.threads import run_to_its_end
 
 _log = logging.getLogger(__name__)
 
@@ -105,19 +106,9 @@ class OwnerlessKeeper:
                 await trail.give_up(leaving[-1] + 1)
             finally:
                 await trail.close()
-            await _to_its_end(partial(directory.remove_all, leaving))
+            await run_to_its_end(partial(directory.remove_all, leaving))
 
 
 async def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
     """Enter it beside the loop: a disk that hangs must not hold up requests."""
-    return await _to_its_end(partial(stack.enter_context, context))
-
-
-async def _to_its_end(work: Callable[[], T]) -> T:
-    """Do it in a thread: who is canceled meanwhile lets go of the stream only behind it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        raise
+    return await run_to_its_end(partial(stack.enter_context, context))

@@ -84,9 +84,12 @@ class Retirement:
     def _archived(self, files: StreamFiles, number: int) -> bool:
         if not self._retention.archive:
             return True
-        file = segment_files(files.path, number)[-1]
+        there = segment_files(files.path, number)
+        if not there:
+            # Whoever has taken the stream up meanwhile has given it up.
+            return False
         try:
-            code = self._run([*self._retention.archive, str(file)])
+            code = self._run([*self._retention.archive, str(there[-1])])
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.error("audit segment %s of %s is kept: the archive command failed: %s",
                        number, files.path.name, type(error).__name__)  # fmt: skip
@@ -156,7 +159,9 @@ def _size(files: StreamFiles, number: int) -> int:
 
 def _age(files: StreamFiles, number: int, now_seconds: float) -> float:
     # When it was written last: compressing it keeps that time.
-    return now_seconds - max(file.stat().st_mtime for file in segment_files(files.path, number))
+    # One that is gone is not old: whoever has taken the stream up meanwhile keeps house there.
+    written = (file.stat().st_mtime for file in segment_files(files.path, number))
+    return now_seconds - max(written, default=now_seconds)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

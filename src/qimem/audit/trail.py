@@ -12,6 +12,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from qimem.audit.segment_file import StreamDirectory
@@ -30,6 +31,7 @@ from qimem.kernel.limits import (
     AUDIT_WAITING_MAX,
     AUDIT_WRITE_SECONDS,
 )
+from qimem.kernel.threads import run_to_its_end
 
 _log = logging.getLogger(__name__)
 
@@ -313,6 +315,18 @@ def _tell_all(waiting: list[tuple[bytes, Done]], *, on_disk: bool) -> None:
             _log.exception("who waited for the audit log cannot be told")
 
 
+def _find_end(
+    state: StreamState, directory: StreamDirectory, visit: Callable[[bytes], None], since: int
+) -> None:
+    torn = resume(state, directory, visit, since)
+    if torn:
+        # Written over, its rest would stand behind what comes next.
+        directory.clear(state.segment, state.offset, state.segment_bytes)
+    if state.segment == 0:
+        # Before its first record: from then on, a stream without a head was tampered with.
+        directory.put_head(state.first_head())
+
+
 async def open_trail(
     state: StreamState,
     directory: StreamDirectory,
@@ -334,13 +348,9 @@ async def open_trail(
         Altered: they are not what was written.
         OSError: they cannot be read or written.
     """
-    torn = resume(state, directory, visit, since)
-    if torn:
-        # Written over, its rest would stand behind what comes next.
-        directory.clear(state.segment, state.offset, state.segment_bytes)
-    if state.segment == 0:
-        # Before its first record: from then on, a stream without a head was tampered with.
-        directory.put_head(state.first_head())
+    # It reads and hashes up to a whole segment, and the loop may be serving: a stream of another worker is taken up
+    # while requests wait.
+    await run_to_its_end(partial(_find_end, state, directory, visit, since))
     writer = SegmentWriter(directory, state.segment, state.segment_bytes)
     await writer.ready()
     return AuditTrail(state, writer, state.clock, strict=strict)

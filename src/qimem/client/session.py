@@ -6,7 +6,9 @@ What the token endpoint refused is not shown to it again: each attempt counts th
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -23,6 +25,8 @@ from qimem.wire.auth import RefreshRequest, TokenRequest, TokenResponse
 from qimem.wire.common import ErrorBody, Request
 
 T = TypeVar("T")
+
+_SESSIONS: Final[weakref.WeakSet[Session]] = weakref.WeakSet()
 
 _EARLY_SECONDS: Final = 30
 """A token is renewed this long before it expires: a request that is under way then must not fail."""
@@ -110,6 +114,15 @@ class Session:
         self._refresh: SecretText | None = None
         self._expires = math.inf
         self._refused: _Refused | None = None
+        _SESSIONS.add(self)
+
+    def forget_parent(self) -> None:
+        """Have a process that was forked renew its tokens by itself, and its parent's go on undisturbed."""
+        # Another thread may have held it at the fork, and does not run here.
+        self._lock = threading.Lock()
+        # Each of two processes that refresh in turn shows a token that the other has spent, and that ends the
+        # grant of both.
+        self._refresh = None
 
     def use(self, credentials: Credentials) -> None:
         """Sign in with these from the next call on."""
@@ -264,3 +277,11 @@ def _written(query: msgspec.Struct | None) -> str:
 
 def _revealed(secret: SecretText | None) -> str | None:
     return None if secret is None else secret.reveal()
+
+
+def _forget_parent() -> None:
+    for session in _SESSIONS:
+        session.forget_parent()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

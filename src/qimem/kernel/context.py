@@ -10,6 +10,7 @@ from uuid import UUID
 
 from qimem.kernel.epochs import RealmCache
 from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.limits import PERMISSIONS_PER_CACHED_ENTRY
 
 if TYPE_CHECKING:
     from qimem.kernel.audit_draft import AuditDraft
@@ -42,6 +43,11 @@ class PermissionSet:
     operator: bool
     crosses_realms: bool = False
     abroad: PermissionSet | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many entries of a cache it counts as."""
+        return 1 + len(self.names) // PERMISSIONS_PER_CACHED_ENTRY
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class RealmCache:
     so that no crafted name reaches another entry.
     """
 
-    __slots__ = ("_database", "_entries", "_epochs", "epoch", "realm_id")
+    __slots__ = ("_database", "_entries", "_epochs", "_weight", "epoch", "realm_id")
 
     def __init__(self, realm_id: RealmId, epoch: Epoch, database: Database, epochs: EpochSource) -> None:
         self.realm_id = realm_id
@@ -60,19 +60,31 @@ class RealmCache:
         self._database = database
         self._epochs = epochs
         self._entries: dict[tuple[str, object], object] = {}
+        self._weight = 0
 
     def find(self, kind: str, key: object) -> Any | None:
         """The remembered value, or None."""
         return self._entries.get((kind, key))
 
-    def keep(self, kind: str, key: object, value: object) -> None:
-        """Remember a value that was derived from this cache's own epoch."""
-        if len(self._entries) >= CACHED_ENTRIES_PER_REALM_MAX:
+    def keep(self, kind: str, key: object, value: object, *, weight: int = 1) -> None:
+        """Remember a value that was derived from this cache's own epoch; it counts as `weight` entries.
+
+        What a realm's administrator can make as large as they like must not fill the memory of all.
+        """
+        if self._weight + weight > CACHED_ENTRIES_PER_REALM_MAX:
             # Dropping everything is rare and cheap to refill; tracking recency on every hit is neither.
             self._entries.clear()
+            self._weight = 0
         self._entries[kind, key] = value
+        self._weight += weight
 
-    async def get(self, kind: str, key: object, load: Callable[[Tx], V | None]) -> V | None:
+    async def get(
+        self,
+        kind: str,
+        key: object,
+        load: Callable[[Tx], V | None],
+        weigh: Callable[[V], int] = lambda _: 1,
+    ) -> V | None:
         """The remembered value, or what `load` finds in one snapshot; absence is not remembered.
 
         A value read from a newer snapshot than this cache's epoch is used for this request only.
@@ -82,7 +94,7 @@ class RealmCache:
             return cast("V", found)
         epoch, value = await self._database.read(lambda tx: (self._epochs.at(tx, self.realm_id), load(tx)))
         if value is not None and epoch == self.epoch:
-            self.keep(kind, key, value)
+            self.keep(kind, key, value, weight=weigh(value))
         return value
 
 

@@ -41,6 +41,8 @@ KEYRING_ENTRIES_MAX: Final = 100_000
 # Caches.
 CACHED_REALMS_MAX: Final = 16_384
 CACHED_ENTRIES_PER_REALM_MAX: Final = 20_000
+PERMISSIONS_PER_CACHED_ENTRY: Final = 16
+"""Some 3 KB at their longest: what a subject may do counts as so many entries."""
 VERIFIED_TOKENS_MAX: Final = 50_000
 RECENT_BEARERS_MAX: Final = 1_024
 """Headers kept as they came, so that their digest need not be made again; see `oauth.bearer`."""

@@ -157,7 +157,12 @@ class BearerAuthenticator:
         claims = verified.claims
         if verified.kid not in await self._signer.public_keys(claims.realm_id):
             raise invalid_token()
-        known = await cache.get("actor", token_digest, lambda tx: self._current(tx, claims))
+        known = await cache.get(
+            "actor",
+            token_digest,
+            lambda tx: self._current(tx, claims),
+            lambda found: found[0].permissions.weight,
+        )
         if known is None:
             raise invalid_token()
         return known

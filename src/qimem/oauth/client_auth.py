@@ -80,13 +80,13 @@ class ClientAuthenticator:
             return client
         return replace(client, secret_digest=before, previous_digest=None, previous_until_us=None)
 
-    async def known(self, client_id: str) -> ClientRecord | None:
-        """The client under the rules of its realm; None when one of both is absent or disabled.
+    async def grace_seconds(self, realm_id: RealmId, client_id: str) -> int | None:
+        """The grace of a refresh that client or realm ask for, enabled or not; None when they ask for none.
 
         Raises:
             Unavailable: storage cannot answer.
         """
-        return await self._find(client_id)
+        return await self._database.read(lambda tx: self._standing.grace_seconds(tx, realm_id, client_id))
 
     async def with_basic(self, authorization: bytes) -> ClientRecord:
         """The client behind `Authorization: Basic` (RFC 6749 §2.3.1).

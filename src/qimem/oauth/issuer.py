@@ -125,7 +125,9 @@ class Issuer:
         if cache is None:
             return None
         key = authorization.client_id, authorization.user_id
-        return await cache.get("standing", key, lambda tx: self._load(tx, authorization))
+        return await cache.get(
+            "standing", key, lambda tx: self._load(tx, authorization), lambda found: found.permissions.weight
+        )
 
     def _load(self, tx: Tx, authorization: Authorization) -> Standing | None:
         return self._standing.load(tx, authorization.realm_id, authorization.client_id, authorization.user_id)

@@ -55,6 +55,13 @@ class StandingCheck:
     users: UserStore
     roles: RoleStore
 
+    def grace_seconds(self, tx: Tx, realm_id: RealmId, client_id: str) -> int | None:
+        """The grace of a refresh that client or realm ask for, enabled or not; None when they ask for none."""
+        client, realm = self.clients.find(tx, realm_id, client_id), self.realms.find(tx, realm_id)
+        if client is not None and client.refresh_grace_seconds is not None:
+            return client.refresh_grace_seconds
+        return None if realm is None else realm.refresh_grace_seconds
+
     def client(self, tx: Tx, realm_id: RealmId, client_id: str) -> ClientRecord | None:
         """The client under the rules of its realm, or None when one of both is absent or disabled."""
         realm = self.realms.find(tx, realm_id)

@@ -6,10 +6,12 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from qimem.audit import trail as trail_module
 from qimem.audit.log import (
     PublicKey,
     new_stream,
@@ -214,6 +216,45 @@ async def test_a_stream_that_was_changed_is_left_as_it_is_and_the_others_are_not
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         f"audit stream {one.path.name} was changed by somebody"
     ]
+
+
+@pytest.mark.parametrize(
+    "retention", [Retention(days=30), Retention(total_bytes=-1, archive=("true",))], ids=["age", "size"]
+)
+async def test_whoever_gives_segments_up_meanwhile_has_changed_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, retention: Retention
+) -> None:
+    files = await abandoned(tmp_path)
+    age(files, 1)
+    await keep_house(tmp_path, times=len(files.segments()))
+    keeping = keeper(tmp_path, retention)
+    leaving = keeping._retirement.leaving
+
+    def late(of: StreamFiles, sealed: Sequence[int]) -> list[int]:
+        with visiting(tmp_path, of.path) as directory:
+            assert directory is not None
+            directory.remove_all(sealed)
+        return leaving(of, sealed)
+
+    keeping._retirement.leaving = late  # type: ignore[method-assign]
+    await keeping.keep_house()
+    keeping.close()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+    assert keeping._altered == set()
+
+
+async def test_a_stream_is_taken_up_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at: list[threading.Thread] = []
+    before = trail_module.resume
+    monkeypatch.setattr(
+        trail_module, "resume", lambda *given: (at.append(threading.current_thread()), before(*given))[1]
+    )
+    files = await abandoned(tmp_path)
+    age(files, 1)
+    await keep_house(tmp_path, Retention(days=30), times=len(files.segments()) + 1)
+    assert files.segments()[0] > 1
+    assert threading.main_thread() not in at
+    assert len(at) > 1
 
 
 async def test_a_disk_that_fails_keeps_nothing_from_being_tried_again(

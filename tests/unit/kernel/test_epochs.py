@@ -204,6 +204,17 @@ async def test_an_answer_that_is_late_takes_nothing_of_a_newer_epoch(
     assert (await third).find("kind", "key") is None  # type: ignore[union-attr]
 
 
+async def test_what_is_large_leaves_room_for_fewer(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epochs_module, "CACHED_ENTRIES_PER_REALM_MAX", 10)
+    cache = await setting.fresh()
+    held = []
+    for number in range(6):
+        setting.values[number] = "x" * 4
+        await cache.get("kind", number, lambda _, number=number: setting.values[number], len)
+        held.append([each for each in range(number + 1) if cache.find("kind", each) is not None])
+    assert held == [[0], [0, 1], [2], [2, 3], [4], [4, 5]]
+
+
 async def test_a_realms_memory_is_bounded_and_goes_on_to_work(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from qimem.crypto.mac import digest
 from qimem.errors import Conflict, Invalid, Unavailable, storage_unavailable
 from qimem.identity.models import RoleRecord
+from qimem.kernel import epochs
 from qimem.kernel.ids import ClientId
 from qimem.kernel.limits import BEARER_CHARS_MAX
 from qimem.kernel.transaction import Tx
@@ -265,6 +266,23 @@ async def test_what_is_remembered_of_one_client_is_not_told_of_another(desk: Des
     await desk.refused(
         desk.for_itself(client_id=ClientId("qc_nobody")), "invalid_grant", "invalid credentials"
     )
+
+
+async def test_clients_that_may_do_very_much_do_not_fill_the_memory(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "CACHED_ENTRIES_PER_REALM_MAX", 20)
+    names = tuple(f"orders:approve-{number}" for number in range(10 * 16))
+    desk.roles.rows[ACME, "robot"] = replace(desk.roles.rows[ACME, "robot"], permissions=names)
+    kept = []
+    for name in ("app", "two", "three"):
+        desk.clients.rows[ACME, ClientId(name)] = replace(a_client(), client_id=ClientId(name))
+        await desk.issuer.issue(desk.for_itself(client_id=ClientId(name)))
+        cache = await desk.caches.fresh(ACME)
+        assert cache is not None
+        kept.append(cache.find("standing", (name, None)) is not None)
+    assert kept == [True] * 3
+    assert cache.find("standing", ("app", None)) is None
 
 
 async def test_no_token_is_written_on_memory_alone(desk: Desk) -> None:

@@ -290,6 +290,21 @@ async def test_a_copy_ends_the_grant_also_of_whoever_is_disabled(
     await desk.ended(generation)
 
 
+@pytest.mark.parametrize("whose", ["client", "realm"])
+@pytest.mark.parametrize(("grace", "ago", "copy"), [(0, 1, True), (5, 6, True), (60, 30, False)])
+async def test_the_grace_is_the_same_for_whoever_is_disabled(
+    desk: RefreshDesk, whose: str, grace: int, ago: int, *, copy: bool
+) -> None:
+    desk.stands(rotated_us=desk.clock.now_us() - ago * SECOND)
+    of_client = grace if whose == "client" else None
+    desk.change(desk.clients, (ACME, APP), refresh_grace_seconds=of_client, enabled=False)
+    desk.change(desk.realms, ACME, refresh_grace_seconds=grace)
+    if copy:
+        await desk.ended(SPENT)
+    else:
+        await desk.refused(SPENT)
+
+
 async def test_a_copy_ends_the_grant_also_of_whoever_has_too_many_roles(
     desk: RefreshDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

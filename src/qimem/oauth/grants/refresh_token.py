@@ -92,8 +92,8 @@ class RefreshTokenGrant:
         now_us = self._clock.now_us()
         if not grant.lives_at(now_us) or token.generation >= grant.generation:
             return False
-        client = await self._clients.known(grant.client_id)
-        return not _in_grace(grant, token.generation, now_us, by_client=by_client, client=client)
+        grace = await self._clients.grace_seconds(grant.realm_id, grant.client_id)
+        return not _in_grace(grant, token.generation, now_us, by_client=by_client, grace=grace)
 
     async def _client(self, request: RefreshRequest) -> ClientRecord | None:
         if request.client_id is None:
@@ -127,7 +127,8 @@ class RefreshTokenGrant:
             current = self._grants.find(tx, grant.realm_id, grant.grant_id)
             if current is None or not current.lives_at(now_us):
                 raise invalid_refresh_token()
-            if _in_grace(current, token.generation, now_us, by_client=by_client, client=client):
+            grace = client.refresh_grace_seconds
+            if _in_grace(current, token.generation, now_us, by_client=by_client, grace=grace):
                 return current
             raise _Reused
 
@@ -146,11 +147,10 @@ class RefreshTokenGrant:
 
 
 def _in_grace(
-    current: GrantRecord, presented: int, now_us: int, *, by_client: bool, client: ClientRecord | None
+    current: GrantRecord, presented: int, now_us: int, *, by_client: bool, grace: int | None
 ) -> bool:
     if presented != current.generation - 1 or current.rotated_us is None:
         return False
-    grace = client.refresh_grace_seconds if client is not None else None
     if grace is None:
         grace = REFRESH_GRACE_SECONDS
     # Both ways: a clock set back must not turn an honest retry into a theft.
