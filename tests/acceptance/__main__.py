@@ -51,9 +51,11 @@ def _git(*words: str) -> str:
 
 
 def said(log: str) -> list[str]:
-    """What a test printed: the figures it saw."""
+    """What a test printed: the figures it saw, and no stacks, which name paths of this machine."""
     found = re.search(r"^-+ Captured stdout call -+\n(.*?)(?=^[-=]{5}|\Z)", log, re.DOTALL | re.MULTILINE)
-    return found[1].splitlines() if found else []
+    return (
+        [line for line in found[1].splitlines() if not line.startswith((" ", "~~~", "+++"))] if found else []
+    )
 
 
 def _full() -> dict[str, str]:

@@ -85,6 +85,19 @@ def test_full_counts_run_once_and_what_passed_is_not_repeated(planted: Path) -> 
     assert [record["printed"] for record in records if "counts" in record["test"]] == [["seen before: False"]]
 
 
+def test_a_stack_that_a_test_printed_is_not_kept() -> None:
+    log = """
+----------------------------- Captured stdout call -----------------------------
++++++++++++++ Timeout +++++++++++++
+~~~~~~ Stack of password_0 (1) ~~~~~~
+  File "/somewhere/threading.py", line 1, in run
+    self.run()
+300 cycles
+=========================== short test summary info ============================
+"""
+    assert runner.said(log) == ["300 cycles"]
+
+
 def test_a_change_of_the_code_meanwhile_proves_nothing(planted: Path, monkeypatch) -> None:
     states = iter(["one", "two"])
     monkeypatch.setattr(runner, "state_of_the_code", lambda: next(states))

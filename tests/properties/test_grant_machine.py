@@ -389,7 +389,7 @@ def sides(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.acceptance
-@pytest.mark.timeout(900)  # a counterexample may take minutes to be made short
+@pytest.mark.timeout(volume(7_200, share=0.125))  # a counterexample may take minutes to be made short
 def test_no_order_of_events_leaves_the_rules_of_a_grant(sides: tuple[Side, ...]) -> None:
     machine = type("GrantMachineHere", (GrantMachine,), {"sides": sides})
     run_state_machine_as_test(
