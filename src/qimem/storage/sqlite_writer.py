@@ -33,6 +33,7 @@ from qimem.storage.sqlite_connection import (
     SqliteTx,
     checkpoint,
     close,
+    mark_end_of_log,
     open_writer,
     reopen_writer,
 )
@@ -233,6 +234,7 @@ class SqliteWriter:
         if not self._guard.intact():
             # The commit went into a log that nobody will ever read again.
             self._fail_unknown(group)
+        mark_end_of_log(self._connection)
 
     def _fail_unknown(self, group: list[_Operation]) -> None:
         for operation in group:

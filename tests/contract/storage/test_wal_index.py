@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +132,26 @@ async def test_looking_and_closing_the_view_keep_the_locks_of_the_process(
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "locked\n"
     connection.execute("ROLLBACK")
     connection.close()
+    await database.close()
+
+
+_READ_MARKS = struct.Struct("=16xI80x5I")
+"""Number of the last frame, and how far each reader reads (https://www.sqlite.org/walformat.html §2.1)."""
+
+
+async def test_no_reader_has_to_write_to_the_shared_memory_after_a_commit(
+    sqlite_location: DatabaseLocation,
+) -> None:
+    database = await opened(sqlite_location)
+    index = database._index
+    assert index is not None
+    ends = set()
+    for _ in range(5):
+        await database.write(lambda tx: database.bump(tx, ACME))
+        end, *marks = _READ_MARKS.unpack(ctypes.string_at(index._address, _READ_MARKS.size))
+        assert end in marks
+        ends.add(end)
+    assert len(ends) == 5
     await database.close()
 
 
