@@ -30,6 +30,7 @@ from qimem.identity.roles import BuiltInRoles, RoleAssignment
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
+from qimem.kernel.metering import UNLIMITED_TIER
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.kms.hierarchy import RootKey
@@ -40,7 +41,7 @@ from qimem.kms.models import KeyVersion, Purpose
 from qimem.kms.seal.custody import beside
 from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.oauth.clients import ClientService
-from qimem.oauth.registration import UNLIMITED_TIER, Registration
+from qimem.oauth.registration import Registration
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import DatabaseLocation, OpenDatabase
 from qimem.storage.repositories.audit import IntentRepository
@@ -103,7 +104,7 @@ class Builder:
         )
         self._actor = Actor(
             SYSTEM_REALM, ActorKind.CLIENT, "load", ClientId("load"), "",
-            compile_permissions(frozenset({EVERYTHING})),
+            compile_permissions(frozenset({EVERYTHING})), UNLIMITED_TIER,
         )  # fmt: skip
 
     async def build(self, order: Order) -> list[Caller]:

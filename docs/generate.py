@@ -18,6 +18,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def configuration() -> str:
                 if option in aliases:
                     variables += f" or `{aliases[option]}`"
                 unit = entry.metadata["unit"]
-                lines = [f"Default: {_shown(entry.default)}.", f"Variable: {variables}."]
+                lines = [f"Default: {_shown(_default(entry))}.", f"Variable: {variables}."]
                 lines += [f"Unit: {unit}."] if unit else []
                 body += [f"### {option}", "", entry.metadata["help"], "", " ".join(lines), ""]
     introduction = (
@@ -225,9 +226,15 @@ def configuration() -> str:
     return page("Configuration", introduction, body)
 
 
+def _default(entry: Field[Any]) -> object:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
 def _shown(value: object) -> str:
     if value is None or value == ():
         return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"`{name}={each}`" for name, each in value.items())
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

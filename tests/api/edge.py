@@ -30,6 +30,7 @@ from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.protocol import GuardedProtocol
 from qimem.wire.common import Request, Status
 from tests.support.audit import FakeRecorder
+from tests.support.metering import FakeLimits
 
 BIG = 24 * 1024 * 1024
 """More than the buffers of both ends of a connection take."""
@@ -53,7 +54,7 @@ class OpenGate:
         if authorization is None:
             raise Unauthenticated("authentication required", code="unauthenticated")
         everything = compile_permissions(frozenset({"*"}))
-        actor = Actor(RealmId("r"), ActorKind.USER, "s", ClientId("c"), "t", everything)
+        actor = Actor(RealmId("r"), ActorKind.USER, "s", ClientId("c"), "t", everything, "pro")
         return actor, SimpleNamespace(realm_id=RealmId("r"))
 
     def permits(self, actor: Actor, permission: Permission) -> bool:
@@ -80,7 +81,8 @@ class Edge:
         self.recorder = FakeRecorder()
         self.faults: list[Any] = []
         self.app = app or create_app(
-            (*system.ENDPOINTS, *self._endpoints()), SimpleNamespace(), OpenGate(), self.recorder, cors_origins=origins
+            (*system.ENDPOINTS, *self._endpoints()), SimpleNamespace(), OpenGate(), self.recorder, FakeLimits(),
+            cors_origins=origins,
         )  # fmt: skip
         settings = replace(Settings(), server=ServerSettings(trusted_proxies=tuple(proxies)))
         self._config = http._uvicorn_config(SimpleNamespace(app=self.app), settings)

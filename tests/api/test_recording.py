@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qimem.errors import audit_unavailable, outcome_unknown
+from qimem.errors import audit_unavailable, outcome_unknown, storage_unavailable
+from qimem.kernel.metering import Charge
 from tests.api.edge import Edge, only
 from tests.api.raw import Raw, get, post
 from tests.support.processes import eventually
@@ -168,3 +169,42 @@ def test_what_nobody_records_has_no_record(edge: Edge) -> None:
             client.send(request)
             client.answer()
     assert (edge.recorder.records, edge.recorder.refusals) == ([], [])
+
+
+class NothingLeft:
+    """Limits of which everything is used up."""
+
+    async def charge_client(self, *_: object) -> Charge:
+        return Charge(False, 5, 0, 100, 7)
+
+    async def charge_address(self, *_: object) -> Charge:
+        return Charge(False, 5, 0, 100, 7)
+
+
+@pytest.mark.parametrize("token", [TOKEN, ""], ids=["a client", "a stranger"])
+def test_who_asks_too_much_is_counted_and_not_recorded(edge: Edge, token: str) -> None:
+    edge.app._limits = NothingLeft()
+    with Raw(edge.url) as client:
+        client.send(post("/v1/recorded", b'{"text":"one"}', *([token] if token else [])))
+        answer = client.answer()
+    assert (answer.status, answer.json["code"]) == (429, "rate_limited")
+    assert [pair for pair in answer.headers if "rate" in pair[0] or "retry" in pair[0]] == [
+        ("retry-after", "7"), ("x-ratelimit-limit", "5"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "100"),
+    ]  # fmt: skip
+    assert edge.served == []
+    assert edge.recorder.records == []
+    assert edge.recorder.refusals == [("127.0.0.1", "edge.recorded", "rate_limited")]
+
+
+def test_our_own_failure_is_told_also_to_who_has_nothing_left(edge: Edge) -> None:
+    edge.app._limits = NothingLeft()
+    edge.app._gate.authenticate = _away  # type: ignore[method-assign]
+    with Raw(edge.url) as client:
+        client.send(recorded("one"))
+        answer = client.answer()
+    assert (answer.status, answer.json["code"]) == (503, "storage_unavailable")
+    assert answer.header("x-ratelimit-remaining") == "0"
+
+
+async def _away(authorization: bytes | None) -> None:
+    raise storage_unavailable()

@@ -66,7 +66,7 @@ class Worker:
         self, realm_id: RealmId, subject: str = "ada", key: str | None = None
     ) -> RequestContext:
         permissions = compile_permissions(frozenset({"realm:*"}))
-        actor = Actor(realm_id, ActorKind.USER, subject, ClientId("app"), "t", permissions)
+        actor = Actor(realm_id, ActorKind.USER, subject, ClientId("app"), "t", permissions, "pro")
         state = await self.caches.fresh(realm_id)
         assert state is not None
         once = None if key is None else IdempotencyKey(key, ROUTE, b"body")

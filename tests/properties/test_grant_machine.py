@@ -51,6 +51,7 @@ from qimem.storage.schema import app_user, client
 from qimem.storage.statement import sql
 from qimem.wire.auth import RefreshRequest, TokenRequest, TokenResponse
 from tests.support.audit import FakeIntents, a_draft
+from tests.support.metering import FakeMeter
 from tests.support.oauth import taken_apart
 from tests.support.volume import volume
 from tests.unit.oauth.fakes import SECRET, a_client
@@ -217,7 +218,7 @@ class GrantMachine(RuleBasedStateMachine):
         grant = self.grant(which)
         tokens, _ = grant.access[number % len(grant.access)]
         for side, token in zip(self.sides, tokens, strict=True):
-            side.run(side.services.revocation.revoke(token, a_draft()))
+            side.run(side.services.revocation.revoke(token, a_draft(), FakeMeter()))
         grant.dead.add(tokens[0])
 
     @rule(
@@ -266,7 +267,7 @@ class GrantMachine(RuleBasedStateMachine):
                 username=side.who["user"],
                 password=PASSWORD,
             )
-            answers.append(side.answer(side.services.tokens.exchange(request, a_draft())))
+            answers.append(side.answer(side.services.tokens.exchange(request, a_draft(), FakeMeter())))
         return answers
 
     def signed_in(self) -> Grant:
@@ -289,7 +290,7 @@ class GrantMachine(RuleBasedStateMachine):
         # Used before, so that every worker knows the tokens and has to forget them.
         self.use(grant)
         for side, token in zip(self.sides, grant.refresh[self.index(grant, back)], strict=True):
-            side.run(side.services.revocation.revoke(token, a_draft()))
+            side.run(side.services.revocation.revoke(token, a_draft(), FakeMeter()))
         grant.revoked = True
         self.use(grant)
         self.present(grant, 0, "none")
@@ -316,7 +317,7 @@ class GrantMachine(RuleBasedStateMachine):
                 "secret only": {"client_secret": SECRET},
             }
             request = RefreshRequest(refresh_token=grant.refresh[at][number], **proofs[proof])
-            answers.append(side.answer(side.services.refresh.exchange(request, a_draft())))
+            answers.append(side.answer(side.services.refresh.exchange(request, a_draft(), FakeMeter())))
         refusal = self.expected_refusal(grant, at + 1, proof)
         self.use(grant)
         if refusal is not None:

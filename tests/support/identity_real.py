@@ -44,6 +44,7 @@ from tests.support.audit import a_draft
 from tests.support.identity_installation import ADMIN_PASSWORD, Installation, Worker
 from tests.support.identity_model import Refused
 from tests.support.identity_powers import ASKED, BUILT_IN, CROSSING, LINEAGE, SCOPED
+from tests.support.metering import FakeMeter
 
 T = TypeVar("T")
 
@@ -272,7 +273,7 @@ class Real:
             username=self.names[user],
             password=self.secrets[user] + ("" if right else "!"),
         )
-        return self._signed_in(await on.tokens.exchange(request, a_draft()), None)
+        return self._signed_in(await on.tokens.exchange(request, a_draft(), FakeMeter()), None)
 
     async def _credentials(self, on: Any, client: int, right: bool) -> Any:
         request = TokenRequest(
@@ -280,19 +281,19 @@ class Real:
             client_secret=self.secrets[client] + ("" if right else "!"),
             grant_type="client_credentials",
         )
-        self.tokens.append((await on.tokens.exchange(request, a_draft())).access_token)
+        self.tokens.append((await on.tokens.exchange(request, a_draft(), FakeMeter())).access_token)
         return ("token", len(self.tokens) - 1)
 
     async def _refresh(self, on: Any, grant: int) -> Any:
         request = RefreshRequest(refresh_token=self.refreshable[grant])
-        return self._signed_in(await on.refresh.exchange(request, a_draft()), grant)
+        return self._signed_in(await on.refresh.exchange(request, a_draft(), FakeMeter()), grant)
 
     async def _revoke_grant(self, on: Any, grant: int) -> Any:
-        await on.revocation.revoke(self.refreshable[grant], a_draft())
+        await on.revocation.revoke(self.refreshable[grant], a_draft(), FakeMeter())
         return "revoked"
 
     async def _revoke_token(self, on: Any, held: int) -> Any:
-        await on.revocation.revoke(self.tokens[held], a_draft())
+        await on.revocation.revoke(self.tokens[held], a_draft(), FakeMeter())
         return "revoked"
 
     async def _create_realm(self, on: Any, ctx: RequestContext, number: int) -> Any:

@@ -242,7 +242,7 @@ class Worker:
         state = await self._caches.fresh(realm_id)
         assert state is not None
         permissions = compile_permissions(frozenset({EVERYTHING_IN_REALM}))
-        actor = Actor(realm_id, ActorKind.USER, "ada", ClientId("app"), "token", permissions)
+        actor = Actor(realm_id, ActorKind.USER, "ada", ClientId("app"), "token", permissions, "pro")
         return RequestContext("request", actor, state, a_draft())
 
 

@@ -73,10 +73,14 @@ def signing_input(header: object, claims: object) -> str:
     return ".".join(b64(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
 
 
+CHANGING = {"x-request-id", "date", "x-ratelimit-remaining", "x-ratelimit-reset"}
+"""Headers that differ from one answer to the next, whatever is asked."""
+
+
 def without(answer: httpx.Response) -> tuple[int, Json, Json]:
     """Status, body and headers of an answer, without what differs between any two requests."""
     body = {name: value for name, value in answer.json().items() if name != "request_id"}
-    headers = {name: value for name, value in answer.headers.items() if name not in ("x-request-id", "date")}
+    headers = {name: value for name, value in answer.headers.items() if name not in CHANGING}
     return answer.status_code, body, headers
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.metering import LIMITLESS
+
 READY_SECONDS = 60.0
 
 
@@ -27,6 +29,8 @@ class Server:
     extra: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     log_file: Path | None = None
+    limited: bool = False
+    """Rate limits as a user has them. Without, a hundred tests may ask from one address."""
     process: subprocess.Popen[str] | None = None
     url: str = ""
     lines: list[str] = field(default_factory=list)
@@ -54,6 +58,7 @@ class Server:
             *self.extra,
         ]  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("QIMEM_", "DATABASE_URL"))}
+        environment |= {} if self.limited else LIMITLESS
         log = self.log.open("a")
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment | self.environment

@@ -30,7 +30,7 @@ class Tiny:
         print("closed", os.getpid(), file=sys.stderr, flush=True)
 
 
-async def start(settings, root_key, address):
+async def start(settings, root_key, address, *, counters):
     if "refuse" in settings.web.cors_origins[0]:
         raise Refused("not like this")
     return Tiny(settings, root_key, address)

@@ -26,6 +26,7 @@ from qimem.kernel.clock import Clock
 from qimem.kernel.epochs import RealmCaches
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import PASSWORD_CHARS_MIN
+from qimem.kernel.metering import DEFAULT_TIER, UNLIMITED_TIER
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.kms.cipher import CipherService
 from qimem.kms.hierarchy import RootKey
@@ -47,7 +48,7 @@ from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.issuer import Issuer
 from qimem.oauth.me import MeService
 from qimem.oauth.refresh_token import RefreshTokens
-from qimem.oauth.revocation import RevocationService
+from qimem.oauth.revocation import RevocationEndpoint, RevocationService
 from qimem.oauth.standing import StandingCheck
 from qimem.oauth.token_endpoint import TokenEndpoint
 from qimem.realms.service import RealmService, RealmTerms
@@ -82,7 +83,7 @@ class Core:
     """What services share.
 
     Args:
-        throw_away: A server for tests: its realms begin without rules for passwords.
+        throw_away: A server for tests: its realms begin without rules for passwords, its clients without limits.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Core:
         self.caches = RealmCaches(database, database, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         self.issuers = Issuers(external_url)
+        self.default_tier = UNLIMITED_TIER if throw_away else DEFAULT_TIER
         self.terms = RealmTerms(self.issuers.of, 1 if throw_away else PASSWORD_CHARS_MIN)
         self.access_tokens = AccessTokens(self.internal, self.issuers, clock)
         self.standing = StandingCheck(REALMS, CLIENTS, USERS, ROLES)
@@ -149,7 +151,8 @@ class Core:
         login, app_name = self.login, urlsplit(self.issuers.external_url).hostname or "qimem"
         provisioning = (RealmKeyProvisioning(KEYS, SIGNING_KEYS, self.keyring), BuiltInRoles(ROLES))
         refresh_tokens = RefreshTokens(database, GRANTS, self.internal)
-        revocation = RevocationService(work, database, GRANTS, self.access_tokens, refresh_tokens, clock)
+        revocation = RevocationService(work, database, GRANTS, clock)
+        password = PasswordGrant(login, issuer, GRANTS, clock)
         check = SelfCheck(database, self.keyring, clock)
         return Services(
             keys=KeyService(database, work, database, KEYS, self.keyring, clock),
@@ -162,14 +165,12 @@ class Core:
             explanations=ExplanationService(work, REALMS, USERS, CLIENTS, ROLES),
             me=MeService(work, self.standing, self.factors),
             grants_of_users=GrantsOfUsers(work, database, GRANTS, users, clock),
-            clients=ClientService(work, database, CLIENTS, roles, clock),
-            tokens=TokenEndpoint(
-                clients,
-                PasswordGrant(login, issuer, GRANTS, clock),
-                ClientCredentialsGrant(issuer),
-            ),
+            clients=ClientService(work, database, CLIENTS, roles, clock, default_tier=self.default_tier),
+            tokens=TokenEndpoint(clients, password, ClientCredentialsGrant(issuer)),
             refresh=RefreshTokenGrant(refresh_tokens, GRANTS, clients, issuer, revocation, clock),
-            revocation=revocation,
+            revocation=RevocationEndpoint(
+                revocation, self.bearer, self.access_tokens, refresh_tokens, clients
+            ),
             introspection=IntrospectionService(
                 database, self.bearer, refresh_tokens, clients, self.standing, clock
             ),

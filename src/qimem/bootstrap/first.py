@@ -21,6 +21,7 @@ from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
 from qimem.kernel.limits import INSTALL_SECONDS
+from qimem.kernel.metering import UNLIMITED_TIER
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Tx, UniqueViolation
@@ -28,7 +29,7 @@ from qimem.kms.hierarchy import RootKey
 from qimem.kms.instance import Instance
 from qimem.kms.internal_keys import PreparedRealm, RealmKeyProvisioning
 from qimem.oauth.clients import ClientService
-from qimem.oauth.registration import UNLIMITED_TIER, Registration
+from qimem.oauth.registration import Registration
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.audit import IntentRepository
@@ -238,4 +239,5 @@ def installer() -> Actor:
         client_id=ClientId("installer"),
         token_id="",
         permissions=compile_permissions(frozenset({EVERYTHING})),
+        tier=UNLIMITED_TIER,
     )

@@ -23,11 +23,12 @@ from qimem.identity.users import UserService
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.ids import SYSTEM_REALM
+from qimem.kernel.metering import UNLIMITED_TIER
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
 from qimem.kms.hierarchy import RootKey
 from qimem.oauth.clients import ClientService
-from qimem.oauth.registration import UNLIMITED_TIER, Registration
+from qimem.oauth.registration import Registration
 
 EVENT = "operator.recover"
 

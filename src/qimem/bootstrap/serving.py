@@ -11,11 +11,14 @@ from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
 from qimem.bootstrap.first import own_instance
 from qimem.config.schema import Settings
+from qimem.coordination.rate_limits import RateLimits
+from qimem.coordination.window_table import WindowTable
 from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
 from qimem.jobs.tasks import ExpiredSweep, RemainsSweep
 from qimem.kernel.clock import Clock, SystemClock
 from qimem.kernel.limits import SIGNING_KEYS_LOOK_SECONDS
+from qimem.kernel.metering import TIERS, UNLIMITED_TIER
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.cipher import CipherService
@@ -71,6 +74,7 @@ async def start(
     address: str,
     clock: Clock | None = None,
     *,
+    counters: int | None = None,
     throw_away: bool = False,
 ) -> Running:
     """Open the installation and build its services.
@@ -80,6 +84,7 @@ async def start(
         root_key: Taken over; wiped when the installation is closed.
         address: `http://host:port` as bound; becomes the external URL at the first start without one.
         clock: By default the machine's.
+        counters: Descriptor of the memory in which all workers count requests; None counts for this process alone.
         throw_away: A server for tests, of which nothing is kept.
 
     Raises:
@@ -91,14 +96,19 @@ async def start(
         instance = await own_instance(database, root_key)
         external_url = await _external_url(settings, database, instance, address)
         root = RootKey(instance.instance_id, root_key)
-        core = Core(database, root, clock or SystemClock(), external_url, throw_away=throw_away)
+        clock = clock or SystemClock()
+        core = Core(database, root, clock, external_url, throw_away=throw_away)
         log = await AuditLog.open(settings, core, instance)
     except BaseException:
         await database.close()
         raise
     cipher = CipherService(database, KEYS, core.keyring)
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
-    app = create_app(ENDPOINTS, services, core.bearer, log.recorder, cors_origins=settings.web.cors_origins)
+    table = WindowTable(clock, counters, settings.server.workers)
+    addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
+    limits = RateLimits(table, settings.limits.tiers, addresses)
+    origins = settings.web.cors_origins
+    app = create_app(ENDPOINTS, services, core.bearer, log.recorder, limits, cors_origins=origins)
     jobs = _begun(core, database, log)
     return Running(app, core, cipher, jobs, log)
 

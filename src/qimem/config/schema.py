@@ -7,7 +7,7 @@ Realms, clients, keys and policies are not here; they live in the database.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ from typing import Any
 from qimem.config import values
 from qimem.config.values import Address
 from qimem.kernel.limits import WORKERS_MAX
+from qimem.kernel.metering import TIERS, Allowance
 from qimem.kernel.secret import SecretText
 
 
 def _option(default: object, read: Callable[[object], object], help: str, *, unit: str = "") -> Any:
-    return field(default=default, metadata={"read": read, "help": help, "unit": unit})
+    metadata = {"read": read, "help": help, "unit": unit}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,24 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsSettings:
+    """The section `[limits]`."""
+
+    tiers: Mapping[str, Allowance] = _option(
+        TIERS,
+        values.tiers,
+        "What a client of each tier may ask for; of what is not named, the defaults stay.",
+        unit="units / seconds",
+    )
+    address: Allowance = _option(
+        Allowance(1_200, 60),
+        values.allowance,
+        "What an address may ask for without proving who asks; of IPv6 its /64.",
+        unit="units / seconds",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """The section `[log]`."""
 
@@ -124,6 +146,7 @@ class Settings:
     seal: SealSettings = field(default_factory=SealSettings)
     web: WebSettings = field(default_factory=WebSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    limits: LimitsSettings = field(default_factory=LimitsSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -133,6 +156,7 @@ SECTIONS: dict[str, type[Any]] = {
     "seal": SealSettings,
     "web": WebSettings,
     "audit": AuditSettings,
+    "limits": LimitsSettings,
     "log": LogSettings,
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from qimem.config.schema import Settings, build, options
 from qimem.config.values import Address
+from qimem.kernel.metering import Allowance
 from qimem.kernel.secret import SecretText
 
 
@@ -36,6 +38,10 @@ def _plain(value: object) -> object:
             return value.reveal()
         case Path() | Address():
             return str(value)
+        case Allowance():
+            return value._asdict()
+        case Mapping():
+            return {name: _plain(each) for name, each in value.items()}
         case tuple():
             return list(value)
         case _:

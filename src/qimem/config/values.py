@@ -6,12 +6,14 @@ Every reader raises ValueError with a reason that does not repeat the value.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from qimem.kernel.addresses import is_this_machine
+from qimem.kernel.limits import RATE_WINDOW_SECONDS_MAX
+from qimem.kernel.metering import TIERS, UNITS_MAX, Allowance
 from qimem.kernel.secret import SecretText
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -151,6 +153,31 @@ def words(value: object) -> tuple[str, ...]:
     if not all(found) or (isinstance(value, str) and not found):
         raise ValueError("expected a command")
     return found
+
+
+def allowance(value: object) -> Allowance:
+    """`{ limit = 600, window_seconds = 60 }`, or as text `600/60`; the window is a minute where none is given."""
+    if isinstance(value, str):
+        units, _, seconds = value.partition("/")
+        value = {"limit": units, "window_seconds": seconds or "60"}
+    if not isinstance(value, Mapping) or "limit" not in value or value.keys() - {"limit", "window_seconds"}:
+        raise ValueError("expected limit and window_seconds, or text such as 600/60")
+    try:
+        limit = integer(1, UNITS_MAX)(value["limit"])
+        window = integer(1, RATE_WINDOW_SECONDS_MAX)(value.get("window_seconds", 60))
+    except ValueError as error:
+        raise ValueError(f"limit and window_seconds: {error}") from None
+    return Allowance(limit, window)
+
+
+def tiers(value: object) -> Mapping[str, Allowance]:
+    """A table of tiers, or as text `free=600/60, pro=6000/60`; those that are not named stay as they are."""
+    if isinstance(value, str):
+        pairs = [item.partition("=") for item in _items(value)]
+        value = {name.strip(): text.strip() for name, _, text in pairs}
+    if not isinstance(value, Mapping) or value.keys() - TIERS.keys():
+        raise ValueError(f"expected tables of these tiers: {', '.join(TIERS)}")
+    return {**TIERS, **{name: allowance(given) for name, given in value.items()}}
 
 
 def _items(value: object) -> list[str]:

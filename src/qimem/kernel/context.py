@@ -52,7 +52,11 @@ class PermissionSet:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The authenticated caller, as of this request."""
+    """The authenticated caller, as of this request.
+
+    Args:
+        tier: Of the client: what it may ask for in a minute.
+    """
 
     realm_id: RealmId
     kind: ActorKind
@@ -60,6 +64,7 @@ class Actor:
     client_id: ClientId
     token_id: str
     permissions: PermissionSet
+    tier: str
 
 
 @dataclass(slots=True)

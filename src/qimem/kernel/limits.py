@@ -38,6 +38,20 @@ LEASE_BLOCK_MAX: Final = 2**20
 KEYRING_ENTRIES_MAX: Final = 100_000
 """Unwrapped key versions a worker holds; about 1 KiB each."""
 
+# Rate limits.
+COUNTED_BUCKETS_MAX: Final = 131_072
+"""Windows of a node that are counted apart, 40 bytes each; addresses beyond it displace addresses, never clients."""
+COUNTER_LOOK_SECONDS: Final = 0.001
+"""Who counts takes microseconds. One that takes longer was stopped, or has lost its processor."""
+COUNTER_LOCK_SECONDS: Final = 0.1
+"""How long the loop waits for one that has lost its processor: whoever counts alone meanwhile counts inexactly."""
+COUNTER_LOCK_PAUSE_SECONDS_MAX: Final = 4.0
+COUNTER_LOCK_PAUSE_SECONDS: Final = 0.25
+"""After a wait in vain nobody waits for that long: a worker that stands still must not take the others' time."""
+COUNTS_ALONE_MAX: Final = 16_384
+REMEMBERED_BUCKETS_MAX: Final = 16_384
+RATE_WINDOW_SECONDS_MAX: Final = 86_400
+
 # Caches.
 CACHED_REALMS_MAX: Final = 16_384
 CACHED_ENTRIES_PER_REALM_MAX: Final = 20_000

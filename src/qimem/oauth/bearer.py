@@ -190,5 +190,6 @@ class BearerAuthenticator:
             client_id=claims.client_id,
             token_id=claims.token_id,
             permissions=standing.permissions,
+            tier=standing.client.tier,
         )
         return actor, until_us

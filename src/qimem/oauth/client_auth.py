@@ -14,9 +14,10 @@ from qimem.kernel.clock import Clock
 from qimem.kernel.epochs import RealmCaches
 from qimem.kernel.ids import ClientId, RealmId, is_client_id
 from qimem.kernel.limits import CACHED_REALMS_MAX
+from qimem.kernel.metering import Meter
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Database
-from qimem.oauth.models import ClientRecord
+from qimem.oauth.models import ClientRecord, GrantRecord
 from qimem.oauth.ports import ClientStore
 from qimem.oauth.standing import StandingCheck
 
@@ -50,7 +51,7 @@ class ClientAuthenticator:
         self._realm_of: OrderedDict[str, RealmId] = OrderedDict()
 
     async def authenticate(
-        self, client_id: str, secret: SecretText | None, realm_id: str | None
+        self, client_id: str, secret: SecretText | None, realm_id: str | None, meter: Meter
     ) -> ClientRecord:
         """The client, if it is who it says; of two secrets its record holds the one that was shown.
 
@@ -58,9 +59,11 @@ class ClientAuthenticator:
             client_id: As presented.
             secret: None for public clients.
             realm_id: The realm the caller named, or None to use the client's.
+            meter: A client that proves itself is charged. One that is public proves nothing.
 
         Raises:
             Unauthenticated: `invalid_client`, for every reason alike.
+            Limited: `rate_limited`.
             Unavailable: storage cannot answer.
         """
         client = await self._find(client_id)
@@ -76,6 +79,7 @@ class ClientAuthenticator:
             return client
         if stored is None or not (matches or matches_before):
             raise invalid_client()
+        await meter.charge_client(client.realm_id, client.client_id, client.tier)
         if matches:
             return client
         return replace(client, secret_digest=before, previous_digest=None, previous_until_us=None)
@@ -88,11 +92,39 @@ class ClientAuthenticator:
         """
         return await self._database.read(lambda tx: self._standing.grace_seconds(tx, realm_id, client_id))
 
-    async def with_basic(self, authorization: bytes) -> ClientRecord:
-        """The client behind `Authorization: Basic` (RFC 6749 §2.3.1).
+    async def charge_grant(self, meter: Meter, grant: GrantRecord) -> None:
+        """Charge the client of a grant that a genuine refresh token names; the address where the grant is over.
+
+        Anybody may have a dead token, and must not use up with it what the client's users need.
+
+        Raises:
+            Limited: `rate_limited`.
+            Unavailable: storage cannot answer.
+        """
+        if grant.lives_at(self._clock.now_us()):
+            await self.charge_holder(meter, grant.realm_id, grant.client_id)
+        else:
+            await meter.charge_address()
+
+    async def charge_holder(self, meter: Meter, realm_id: RealmId, client_id: str) -> None:
+        """Charge the client that a token of ours was issued to; the address where it is not there any more.
+
+        Raises:
+            Limited: `rate_limited`.
+            Unavailable: storage cannot answer.
+        """
+        client = await self._find(client_id)
+        if client is None or client.realm_id != realm_id:
+            await meter.charge_address()
+        else:
+            await meter.charge_client(realm_id, client.client_id, client.tier)
+
+    async def with_basic(self, authorization: bytes, meter: Meter) -> ClientRecord:
+        """The client behind `Authorization: Basic` (RFC 6749 §2.3.1); it is charged.
 
         Raises:
             Unauthenticated: `invalid_client`, for every reason alike.
+            Limited: `rate_limited`.
             Unavailable: storage cannot answer.
         """
         if authorization[: len(BASIC)].lower() != BASIC.lower():
@@ -105,7 +137,7 @@ class ClientAuthenticator:
         if not separator:
             raise invalid_client()
         # Both are form-encoded first: a colon in an id would end it.
-        return await self.authenticate(unquote_plus(client_id), SecretText(unquote_plus(secret)), None)
+        return await self.authenticate(unquote_plus(client_id), SecretText(unquote_plus(secret)), None, meter)
 
     def _previous(self, client: ClientRecord | None) -> bytes | None:
         """The digest of the secret before the current one, while that is taken too."""

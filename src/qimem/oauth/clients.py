@@ -17,6 +17,7 @@ from qimem.kernel.context import Actor, ActorKind, RequestContext
 from qimem.kernel.epochs import EpochSource
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId, is_client_id
 from qimem.kernel.limits import CLIENT_SECRET_OVERLAP_SECONDS_MAX
+from qimem.kernel.metering import DEFAULT_TIER
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
@@ -35,13 +36,21 @@ class ClientService:
     """Clients of a realm."""
 
     def __init__(
-        self, work: UnitOfWork, epochs: EpochSource, store: ClientStore, roles: RoleAssignment, clock: Clock
+        self,
+        work: UnitOfWork,
+        epochs: EpochSource,
+        store: ClientStore,
+        roles: RoleAssignment,
+        clock: Clock,
+        *,
+        default_tier: str = DEFAULT_TIER,
     ) -> None:
         self._work = work
         self._epochs = epochs
         self._store = store
         self._roles = roles
         self._clock = clock
+        self._default_tier = default_tier
 
     async def create(self, ctx: RequestContext, registration: Registration) -> CreatedClient:
         """Register a client; its secret is in this answer and nowhere else.
@@ -70,6 +79,8 @@ class ClientService:
     ) -> Callable[[Tx], CreatedClient]:
         """The change itself, validated; for a transaction to run."""
         checked = registration.checked()
+        if registration.tier is None:
+            checked = replace(checked, tier=self._default_tier)
         secret = None if checked.auth_method is AuthMethod.NONE else _new_secret()
         record = ClientRecord(
             realm_id=realm_id,

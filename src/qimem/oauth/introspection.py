@@ -16,6 +16,7 @@ from qimem.errors import Forbidden, InvalidFields
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.context import Actor
 from qimem.kernel.ids import RealmId, parse_uuid
+from qimem.kernel.metering import Meter
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Database, Tx
 from qimem.oauth.bearer import BearerAuthenticator
@@ -73,31 +74,37 @@ class IntrospectionService:
         found = await self._describe(request.token)
         return found if found.realm == actor.realm_id or actor.permissions.operator else INACTIVE
 
-    async def by_client(self, authorization: bytes | None, request: IntrospectRequest) -> Introspection:
+    async def by_client(
+        self, authorization: bytes | None, request: IntrospectRequest, meter: Meter
+    ) -> Introspection:
         """What the token is good for, told to a client of its realm that proves itself.
 
         Args:
             authorization: `Basic`, or None when the credentials stand in the request.
             request: Names the token.
+            meter: The client is charged.
 
         Raises:
             Unauthenticated: `invalid_client`; also for public clients, which can prove nothing.
             InvalidFields: credentials in both places.
+            Limited: `rate_limited`.
             Unavailable: the current state cannot be read.
         """
-        client = await self._client(authorization, request)
+        client = await self._client(authorization, request, meter)
         if client.secret_digest is None:
             raise invalid_client()
         found = await self._describe(request.token)
         return found if found.realm == client.realm_id else INACTIVE
 
-    async def _client(self, authorization: bytes | None, request: IntrospectRequest) -> ClientRecord:
+    async def _client(
+        self, authorization: bytes | None, request: IntrospectRequest, meter: Meter
+    ) -> ClientRecord:
         secret = None if request.client_secret is None else SecretText(request.client_secret)
         if authorization is None:
-            return await self._clients.authenticate(request.client_id or "", secret, None)
+            return await self._clients.authenticate(request.client_id or "", secret, None, meter)
         if request.client_id is not None or secret is not None:
             raise InvalidFields({"/client_id": "the Authorization header says already who asks"})
-        return await self._clients.with_basic(authorization)
+        return await self._clients.with_basic(authorization, meter)
 
     async def _describe(self, token: str) -> Introspection:
         found = await (self._refresh(token) if token.startswith(PREFIX) else self._access(token))

@@ -13,14 +13,11 @@ from typing import Any
 
 from qimem.errors import InvalidFields
 from qimem.kernel.clock import rfc3339
+from qimem.kernel.metering import DEFAULT_TIER, TIERS
 from qimem.oauth.client_metadata import check_metadata, check_redirect_uris
 from qimem.oauth.models import AuthMethod, ClientRecord, GrantType
 from qimem.realms.models import check_refresh_grace
 from qimem.wire.clients import Client
-
-DEFAULT_TIER = "pro"
-UNLIMITED_TIER = "unlimited"
-TIERS = ("free", DEFAULT_TIER, "enterprise", UNLIMITED_TIER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,9 @@ class Running(Protocol):
 class Start(Protocol):
     """Starts the application for the address that clients use."""
 
-    def __call__(self, settings: Settings, root_key: SecretBytes, address: str) -> Awaitable[Running]:
+    def __call__(
+        self, settings: Settings, root_key: SecretBytes, address: str, *, counters: int | None
+    ) -> Awaitable[Running]:
         """Open storage, check the root key, build the services."""
         ...
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from qimem.config.schema import Settings
 from qimem.kernel.hardening import erase_variables, harden, is_setting
+from qimem.kernel.refusal import Refused
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
 from qimem.server.sockets import base_url, reserve, share
@@ -95,17 +96,24 @@ def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
 
 
 def _run_workers(plan: Plan, settings: Settings, listener: socket.socket) -> int:
+    from qimem.coordination.window_table import shared_memory  # noqa: PLC0415
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
     url = base_url(listener)
-    with Supervisor(settings.server.workers) as supervisor:
+    try:
+        counters = shared_memory()
+    except OSError as error:
+        raise Refused(
+            f"no memory that workers share: {error.strerror}", "give the server 6 MiB more"
+        ) from error
+    with Supervisor(settings.server.workers, inherited=(counters,)) as supervisor:
         _import_all(settings)
         supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, url))
         share(listener)
         host, port = listener.getsockname()[:2]
-        order = Order(settings, opened.root_key, host, port, url)
+        order = Order(settings, opened.root_key, host, port, url, counters)
         serving = Serving(settings, url, opened.installed)
         return supervisor.run(order, lambda: plan.announce(serving))
 

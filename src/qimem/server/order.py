@@ -24,6 +24,7 @@ class Order:
         host: Address to listen on, already reserved.
         port: The real port.
         url: Base URL that clients use.
+        counters: Descriptor of the memory in which all workers count requests; each has inherited it.
     """
 
     settings: Settings
@@ -31,10 +32,11 @@ class Order:
     host: str
     port: int
     url: str
+    counters: int | None = None
 
     def send(self, descriptor: int) -> None:
         """Write it all; the reader may still be starting, so this is small enough for a pipe's buffer."""
-        place = {"host": self.host, "port": self.port, "url": self.url}
+        place = {"host": self.host, "port": self.port, "url": self.url, "counters": self.counters}
         head = json.dumps({"place": place, "settings": dump(self.settings).decode()}).encode()
         os.writev(descriptor, [len(head).to_bytes(4, "big"), head, self.root_key.reveal()])
 

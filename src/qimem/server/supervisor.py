@@ -78,6 +78,7 @@ class Supervisor:
     Args:
         workers: How many, at least 1.
         command: How a worker is started that is not forked; two descriptors are appended.
+        inherited: Further descriptors that every worker has, under the same numbers.
         silence_seconds: How long a serving worker may say nothing.
     """
 
@@ -86,9 +87,11 @@ class Supervisor:
         workers: int,
         *,
         command: Sequence[str] = WORKER_COMMAND,
+        inherited: Sequence[int] = (),
         silence_seconds: float = HEARTBEAT_MISSED_SECONDS,
     ) -> None:
         self._command = tuple(command)
+        self._inherited = tuple(inherited)
         self._silence_seconds = silence_seconds
         self._slots = [_Slot(number) for number in range(1, workers + 1)]
         self._selector = selectors.DefaultSelector()
@@ -201,7 +204,7 @@ class Supervisor:
         environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
         return subprocess.Popen(
             [*self._command, str(orders), str(report)],
-            pass_fds=(orders, report),
+            pass_fds=(orders, report, *self._inherited),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
             env=environment,

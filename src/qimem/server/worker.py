@@ -87,7 +87,7 @@ async def _work(order: Order, reports: int, start: Start) -> None:
 
     stop = Stop()
     stop.listen(asyncio.get_running_loop(), signal.SIGTERM)
-    running: Running = await start(order.settings, order.root_key, order.url)
+    running: Running = await start(order.settings, order.root_key, order.url, counters=order.counters)
     beats: list[asyncio.Task[None]] = []
 
     async def listening() -> None:

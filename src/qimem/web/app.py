@@ -1,75 +1,44 @@
 """The HTTP application: one ASGI callable that judges every request in the order of the contract.
 
-Path 404 · method 405 · declared length 413 · token 401 · permission 403 · media type 415 · body 400
-· realm 404 · and then whatever the handler finds. What has to be recorded is recorded before its answer. Every endpoint of every resource passes through
-the same lines below; a handler never authenticates, decodes or renders anything itself.
+Path 404 · method 405 · declared length 413 · limit of the address 429 · token 401 · limit of the client 429
+· permission 403 · media type 415 · body 400 · realm 404 · and then whatever the handler finds. What has to be recorded
+is recorded before its answer. Every endpoint of every resource passes through the same lines below; a handler never
+authenticates, decodes or renders anything itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 from qimem.authz.permissions import Permission
-from qimem.crypto.mac import digest
-from qimem.errors import Forbidden, Internal, Invalid, QimemError, Unavailable, outcome_unknown
+from qimem.errors import Forbidden, Internal, QimemError, Unavailable, outcome_unknown
 from qimem.kernel.audit_draft import AuditDraft
-from qimem.kernel.context import Actor, IdempotencyKey, RequestContext
-from qimem.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
+from qimem.kernel.context import Actor, RequestContext
+from qimem.kernel.epochs import RealmCache
 from qimem.observability.logging import report_unexpected
 from qimem.web.kit import errors, json_guard
+from qimem.web.kit.asked import Asked, RateLimits, Receive, Scope, Send, exchange_of
 from qimem.web.kit.cors import Cors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.errors import TransportError
 from qimem.web.kit.gate import Gate, is_no_client
-from qimem.web.kit.media_types import check_media, check_media_type
+from qimem.web.kit.media_types import check_media
+from qimem.web.kit.reading import check_head, checked_body, idempotency_key, query_of, read_body
 from qimem.web.kit.recording import Recorder, code_of, note_refusal, waits_for_record
 from qimem.web.kit.router import Router, allow_header
 from qimem.web.services import Services
 from qimem.wire.preconditions import entity_tag
 
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-
-_IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,%d}" % IDEMPOTENCY_KEY_CHARS_MAX)
-_SINGLE = frozenset(
-    {b"authorization", b"content-type", b"idempotency-key", b"if-match", b"origin", b"x-request-id"}
-)
-
 _JSON_ANSWER = errors.JSON_ANSWER
 _CACHEABLE = b"cache-control: public, max-age=300\r\n"
 _JSON_CACHEABLE = errors.JSON + _CACHEABLE + errors.API
+_LIMIT_LINES = b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
 _REPLAYED = b"idempotency-replayed: true\r\n"
 
 Answer = tuple[int, bytes, bytes]
 """Status, rendered header lines, body."""
-
-
-class _Asked:
-    """One request before anything was made of it; headers of the same name show the last value."""
-
-    __slots__ = ("draft", "endpoint", "exchange", "headers", "receive", "request_id", "scope")
-
-    def __init__(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, request_id: bytes, exchange: Any
-    ) -> None:
-        self.scope = scope
-        self.headers = headers
-        self.receive = receive
-        self.request_id = request_id
-        self.exchange = exchange
-        self.endpoint: Endpoint | None = None
-        self.draft: AuditDraft | None = None
-
-    @property
-    def address(self) -> str:
-        """The peer's address as text."""
-        peer = self.scope.get("client")
-        return peer[0] if peer else ""
 
 
 class App:
@@ -86,27 +55,29 @@ class App:
         services: Services,
         gate: Gate,
         recorder: Recorder,
+        limits: RateLimits,
         cors_origins: Sequence[str] = (),
     ) -> None:
         self._router = Router(endpoints)
         self._services = services
         self._gate = gate
         self._recorder = recorder
+        self._limits = limits
         self._cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             raise RuntimeError(f"unsupported protocol: {scope['type']}")
-        exchange = _exchange(scope)
-        headers: dict[bytes, bytes] = dict(scope["headers"]) if exchange is None else exchange.framing.fields
-        request_id = errors.request_id(headers.get(b"x-request-id"))
-        asked = _Asked(scope, headers, receive, request_id, exchange)
+        asked = Asked(scope, receive, self._limits)
+        request_id, exchange = asked.request_id, asked.exchange
         failure: QimemError | TransportError | None = None
         try:
             answer = await self._judge(asked)
         except asyncio.CancelledError:
             # The drain is over and the work was cut off in the middle; the caller must not guess.
+            if asked.owes_charge:
+                await asked.charge_unproven(None)
             await _respond(scope, send, self._completed(asked, _refusal(outcome_unknown(), request_id)))
             raise
         except TransportError as error:
@@ -119,6 +90,10 @@ class App:
             report_unexpected(request_id.decode(), error)
             failure = Internal()
             answer = _refusal(failure, request_id)
+        if asked.owes_charge:
+            limited = await asked.charge_unproven(failure)
+            if limited is not None:
+                failure, answer = limited, _refusal(limited, request_id)
         if exchange is not None:
             self._settle(asked, answer, failure, lambda given: exchange.answer(*given))
             return
@@ -128,7 +103,7 @@ class App:
 
     def _settle(
         self,
-        asked: _Asked,
+        asked: Asked,
         answer: Answer,
         failure: QimemError | TransportError | None,
         reply: Callable[[Answer], None],
@@ -155,45 +130,43 @@ class App:
             note_refusal(recorder, endpoint, draft, failure, asked.address)
         reply(self._completed(asked, answer))
 
-    def _completed(self, asked: _Asked, answer: Answer) -> Answer:
+    def _completed(self, asked: Asked, answer: Answer) -> Answer:
         status, lines, body = answer
         lines += self._cors.headers(asked.headers.get(b"origin"))
+        if asked.charge is not None:
+            lines += _LIMIT_LINES % (asked.charge.limit, asked.charge.remaining, asked.charge.reset)
         return status, lines + b"x-request-id: " + asked.request_id + b"\r\n", body
 
-    async def _judge(self, asked: _Asked) -> Answer:
+    async def _judge(self, asked: Asked) -> Answer:
         scope, headers = asked.scope, asked.headers
         raw_path = scope.get("raw_path")
         if raw_path is not None and b"%" in raw_path:
             # No path of ours needs escapes; an escaped one is a second spelling of something.
             raise TransportError(400, "path is not canonical", "invalid_request")
         if scope["method"] == "OPTIONS":
-            return self._options(scope["path"], headers)
+            return await self._options(asked)
         endpoint, parameters = self._router.find(scope["method"], scope["path"])
         asked.endpoint = endpoint
-        _check_head(asked, endpoint)
-        admitted = None
+        check_head(asked, endpoint)
+        asked.heard = True
         draft = AuditDraft(endpoint.name, asked.request_id.decode(), asked.address)
-        authorization = headers.get(b"authorization")
-        shown = endpoint.needs_bearer or (endpoint.any_caller and is_no_client(authorization))
-        if shown:
-            admitted = await self._gate.authenticate(authorization)
-            draft.by(admitted[0])
-            asked.draft = draft
-            self._require(admitted[0], endpoint.permission)
+        admitted = await self._admit(asked, endpoint, draft)
         raw, body = b"", None
         if endpoint.request is not None:
             check_media(headers, endpoint)
             whole = asked.exchange.whole_body() if asked.exchange is not None else None
             if whole is None:
-                whole = await _read(endpoint, asked.receive)
-                if shown:
+                whole = await read_body(endpoint, asked.receive)
+                if admitted is not None:
                     # Seconds may have passed, and with them the token or the key: decide on what is now.
-                    admitted = await self._gate.authenticate(authorization)
+                    admitted = await self._gate.authenticate(headers.get(b"authorization"))
                     self._require(admitted[0], endpoint.permission)
-            raw = _checked(endpoint, headers, whole)
+            raw = checked_body(endpoint, headers, whole)
             body = json_guard.decode(raw, endpoint.request)
-        query = _query_of(endpoint, asked)
-        call = Call(self._services, parameters, body, query, draft, headers)
+            if admitted is not None and endpoint.batched and body.items is not None:
+                await asked.charge_items(admitted[0], len(body.items))
+        query = query_of(endpoint, asked)
+        call = Call(self._services, parameters, body, query, draft, asked)
         if admitted is not None:
             actor, state = admitted
             named = _named_realm(endpoint, call) if endpoint.names_realm else None
@@ -201,21 +174,40 @@ class App:
                 actor, state = await self._gate.other_realm(actor, named)
                 self._require(actor, endpoint.permission)
                 draft.realm_id = state.realm_id
-            idempotency = _idempotency_key(endpoint, headers, raw, call.path) if endpoint.idempotent else None
+            idempotency = idempotency_key(endpoint, headers, raw, call.path) if endpoint.idempotent else None
             call.context = RequestContext(draft.request_id, actor, state, draft, idempotency)
         if endpoint.audit.recorded:
             self._recorder.require_writable()
             asked.draft = draft
         return _rendered(endpoint, call, await endpoint.handler(call))
 
+    async def _admit(
+        self, asked: Asked, endpoint: Endpoint, draft: AuditDraft
+    ) -> tuple[Actor, RealmCache] | None:
+        """The caller by their bearer, charged and with the permission; None where none is asked for."""
+        authorization = asked.headers.get(b"authorization")
+        if not (endpoint.needs_bearer or (endpoint.any_caller and is_no_client(authorization))):
+            if not (endpoint.unmetered or endpoint.proves_client):
+                await asked.charge_address()
+            return None
+        admitted = await self._gate.authenticate(authorization)
+        actor = admitted[0]
+        draft.by(actor)
+        asked.draft = draft
+        await asked.charge_client(actor.realm_id, actor.client_id, actor.tier)
+        self._require(actor, endpoint.permission)
+        return admitted
+
     def _require(self, actor: Actor, permission: Permission | None) -> None:
         if permission is not None and not self._gate.permits(actor, permission):
             raise Forbidden(permission, hint=f"ask an administrator for {permission}")
 
-    def _options(self, path: str, headers: Mapping[bytes, bytes]) -> Answer:
+    async def _options(self, asked: Asked) -> Answer:
+        path, headers = asked.scope["path"], asked.headers
         methods = self._router.allowed(path)
         if not methods:
             self._router.find("OPTIONS", path)
+        await asked.charge_address()
         allow = allow_header(methods)
         listed = allow.removeprefix(b"allow: ").rstrip()
         preflight = self._cors.preflight(headers.get(b"origin"), listed)
@@ -227,80 +219,12 @@ def create_app(
     services: Services,
     gate: Gate,
     recorder: Recorder,
+    limits: RateLimits,
     *,
     cors_origins: Sequence[str] = (),
 ) -> App:
     """The application for these endpoints."""
-    return App(endpoints, services, gate, recorder, cors_origins)
-
-
-async def _read(endpoint: Endpoint, receive: Receive) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        parts = [body]
-        size = len(body)
-        while message.get("more_body", False):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > endpoint.body_bytes_max:
-                raise _too_large(endpoint)
-        body = b"".join(parts)
-    if message["type"] == "http.disconnect":
-        # Half a request must not be taken for a whole one.
-        raise TransportError(400, "the request ended early", "invalid_request")
-    return body
-
-
-def _checked(endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes) -> bytes:
-    if len(body) > endpoint.body_bytes_max:
-        raise _too_large(endpoint)
-    if not body:
-        if endpoint.optional_body:
-            return b"{}"
-        raise json_guard.invalid_json("a body is required")
-    if b"content-type" not in headers:
-        check_media_type(b"", endpoint)
-    return body
-
-
-def _exchange(scope: Scope) -> Any:
-    # Our own protocol offers a way past the messages of ASGI; other servers do not.
-    extensions = scope.get("extensions")
-    return None if extensions is None else extensions.get("qimem.exchange")
-
-
-def _check_head(asked: _Asked, endpoint: Endpoint) -> None:
-    if len(asked.headers) != len(asked.scope["headers"]):
-        _refuse_repeated(asked.scope["headers"])
-    if endpoint.request is not None and _declared(asked) > endpoint.body_bytes_max:
-        raise _too_large(endpoint)
-
-
-def _declared(asked: _Asked) -> int:
-    if asked.exchange is not None:
-        told: int = asked.exchange.framing.length
-        return told
-    length = asked.headers.get(b"content-length")
-    return int(length) if length is not None and length.isdigit() else 0
-
-
-def _too_large(endpoint: Endpoint) -> TransportError:
-    return TransportError(
-        413, f"body larger than {endpoint.body_bytes_max} bytes", "payload_too_large", headers=b""
-    )
-
-
-def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    seen: set[bytes] = set()
-    for name, _ in headers:
-        # Two values for one of these are two requests in one; which one counts must not be guessed.
-        if name in seen and name in _SINGLE:
-            raise TransportError(400, f"repeated header: {name.decode('latin-1')}", "invalid_request")
-        seen.add(name)
+    return App(endpoints, services, gate, recorder, limits, cors_origins)
 
 
 def _named_realm(endpoint: Endpoint, call: Call[Any, Any]) -> str | None:
@@ -308,50 +232,6 @@ def _named_realm(endpoint: Endpoint, call: Call[Any, Any]) -> str | None:
         return call.path["realm_id"]
     named: str | None = (call.body if call.body is not None else call.query).realm_id
     return named
-
-
-def _query_of(endpoint: Endpoint, asked: _Asked) -> Any:
-    text = asked.scope["query_string"]
-    if endpoint.method == "DELETE" and _declared(asked):
-        # As below.
-        raise Invalid("a body is not read here", hint="fields go into the query")
-    if endpoint.query is not None:
-        return json_guard.convert_query(_query(text), endpoint.query)
-    if text and (endpoint.request is not None or endpoint.needs_bearer):
-        # A realm named here by mistake, and ignored, would be work done in another realm.
-        hint = None if endpoint.request is None else "fields go into the body"
-        raise Invalid("query parameters are not read here", hint=hint)
-    return None
-
-
-def _query(text: bytes) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(
-            text.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=bool(text),
-            max_num_fields=32,
-            errors="strict",
-        )
-    except ValueError:
-        raise Invalid("malformed query string") from None
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise Invalid("a query parameter stands twice")
-    return values
-
-
-def _idempotency_key(
-    endpoint: Endpoint, headers: Mapping[bytes, bytes], body: bytes, path: Mapping[str, str]
-) -> IdempotencyKey | None:
-    key = headers.get(b"idempotency-key")
-    if key is None:
-        return None
-    if _IDEMPOTENCY_KEY.fullmatch(key) is None:
-        raise Invalid(f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible characters")
-    # The object in the path is part of what is asked for: the same for another one is another request.
-    asked = b"\0".join([body, *(value.encode() for value in path.values())])
-    return IdempotencyKey(key.decode(), f"{endpoint.method} {endpoint.path}", digest(asked))
 
 
 def _rendered(endpoint: Endpoint, call: Call[Any, Any], result: Any) -> Answer:
@@ -386,7 +266,7 @@ def _with_id(error: TransportError, request_id: bytes) -> bytes:
 
 async def _respond(scope: Scope, send: Send, answer: Answer) -> None:
     status, lines, body = answer
-    exchange = _exchange(scope)
+    exchange = exchange_of(scope)
     if exchange is not None:
         exchange.answer(status, lines, body)
         return

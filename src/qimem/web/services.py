@@ -20,7 +20,7 @@ from qimem.oauth.grants_of_users import GrantsOfUsers
 from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.me import MeService
 from qimem.oauth.ports import TokenSigner
-from qimem.oauth.revocation import RevocationService
+from qimem.oauth.revocation import RevocationEndpoint
 from qimem.oauth.token_endpoint import TokenEndpoint
 from qimem.realms.service import RealmService
 
@@ -46,7 +46,7 @@ class Services:
     clients: ClientService
     tokens: TokenEndpoint
     refresh: RefreshTokenGrant
-    revocation: RevocationService
+    revocation: RevocationEndpoint
     introspection: IntrospectionService
     grants_of_users: GrantsOfUsers
     signing_keys: SigningKeyService

@@ -11,6 +11,7 @@ from qimem.config.refusal import Misconfigured
 from qimem.config.schema import Settings, options
 from qimem.config.transfer import dump, restore
 from qimem.config.values import Address
+from qimem.kernel.metering import TIERS, Allowance
 
 
 def file(tmp_path: Path, text: str) -> Path:
@@ -176,16 +177,31 @@ def test_settings_cross_a_pipe_whole() -> None:
         "DATABASE_URL": "postgresql://u:p@db/q",
         "QIMEM_SERVER__TRUSTED_PROXIES": "10.0.0.0/8",
         "QIMEM_WEB__CORS_ORIGINS": "https://a.example,http://localhost:3000",
+        "QIMEM_LIMITS__TIERS": "free=5/10",
+        "QIMEM_LIMITS__ADDRESS": "7/30",
     }
     settings = load({"server.bind": "[::1]:8080", "seal.root_key_file": "/k"}, environ).settings
     arrived = restore(dump(settings))
     assert arrived.database.url.reveal() == settings.database.url.reveal()
+    assert arrived.limits == settings.limits
+    assert arrived.limits.tiers["free"] == Allowance(5, 10)
     assert (arrived.server, arrived.seal, arrived.web, arrived.log) == (
         settings.server,
         settings.seal,
         settings.web,
         settings.log,
     )
+
+
+def test_limits_are_tables_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "qimem.toml"
+    file.write_text(
+        "[limits.tiers.free]\nlimit = 5\nwindow_seconds = 10\n[limits.address]\nlimit = 7\n"
+        "[limits.tiers.pro]\nlimit = 9\n"
+    )
+    limits = load({}, {}, file=file).settings.limits
+    assert limits.tiers == TIERS | {"free": Allowance(5, 10), "pro": Allowance(9, 60)}
+    assert limits.address == Allowance(7, 60)
 
 
 def test_a_database_url_cannot_be_printed() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from qimem.config import values
 from qimem.config.values import Address
+from qimem.kernel.metering import TIERS, UNITS_MAX, Allowance
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,47 @@ def test_no_database_urls(value: object) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
         values.database_url(value)
     assert not value or str(value) not in str(caught.value) or value == "h"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("600/60", Allowance(600, 60)),
+        ("600", Allowance(600, 60)),
+        (f"{UNITS_MAX}/86400", Allowance(UNITS_MAX, 86_400)),
+        ({"limit": 1, "window_seconds": 1}, Allowance(1, 1)),
+        ({"limit": 5}, Allowance(5, 60)),
+    ],
+)
+def test_allowances(given: object, read: Allowance) -> None:
+    assert values.allowance(given) == read
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "", "/60", "0/60", "1/0", "1/86401", "-1", f"{UNITS_MAX + 1}", "1/60/60", "1 / 60", "many", 600, None, [600, 60], {},
+        {"window_seconds": 60}, {"limit": 0}, {"limit": True}, {"limit": 1.5}, {"limit": 1, "window": 60},
+        {"limit": 1, "window_seconds": None},
+    ],
+)  # fmt: skip
+def test_no_allowances(given: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.allowance(given)
+
+
+@pytest.mark.parametrize(
+    "given", ["free=5/10, enterprise=7", {"free": {"limit": 5, "window_seconds": 10}, "enterprise": "7/60"}]
+)
+def test_tiers_that_are_not_named_stay_as_they_are(given: object) -> None:
+    read = values.tiers(given)
+    assert read == TIERS | {"free": Allowance(5, 10), "enterprise": Allowance(7, 60)}
+    assert TIERS["free"] == Allowance(600, 60)
+
+
+@pytest.mark.parametrize(
+    "given", ["gold=5", "free", "free=", "free=x", {"gold": {"limit": 1}}, {"free": 5}, 5, None]
+)
+def test_no_tiers(given: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.tiers(given)

@@ -14,7 +14,7 @@ from qimem.kernel.refusal import Refused
 from tests.support.audit import a_draft
 
 NOTHING = PermissionSet(frozenset(), frozenset(), {}, operator=False)
-ACTOR = Actor(RealmId("acme"), ActorKind.USER, "ada", ClientId("shop"), "t1", NOTHING)
+ACTOR = Actor(RealmId("acme"), ActorKind.USER, "ada", ClientId("shop"), "t1", NOTHING, "pro")
 OTHER = RealmCache(RealmId("other"), Epoch(b"life", 1), cast("Any", None), cast("Any", None))
 
 

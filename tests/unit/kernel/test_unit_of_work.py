@@ -86,7 +86,7 @@ def request(
     target: str | None = None,
 ) -> RequestContext:
     permissions = compile_permissions(frozenset())
-    actor = Actor(RealmId(home), ActorKind.USER, subject, ClientId("app"), "token", permissions)
+    actor = Actor(RealmId(home), ActorKind.USER, subject, ClientId("app"), "token", permissions, "pro")
     state = RealmCache(RealmId(target or home), Epoch(b"", 1), FakeDatabase(), FakeEpochs())
     idempotency = None if key is None else IdempotencyKey(key, route, body)
     return RequestContext("request", actor, state, a_draft(), idempotency)

@@ -285,6 +285,7 @@ class Worker:
             client_id=ClientId("app"),
             token_id="t",
             permissions=compile_permissions(frozenset(permissions or ("realm:*",))),
+            tier="pro",
         )
         state = await self.caches.fresh(realm_id)
         assert state is not None

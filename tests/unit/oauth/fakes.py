@@ -287,6 +287,7 @@ def an_actor(*permissions: str, realm_id: RealmId = ACME) -> Actor:
         client_id=APP,
         token_id="jti",
         permissions=compile_permissions(frozenset(permissions)),
+        tier="pro",
     )
 
 

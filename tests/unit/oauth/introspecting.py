@@ -18,6 +18,7 @@ from qimem.oauth.introspection import IntrospectionService
 from qimem.oauth.models import AuthMethod
 from qimem.oauth.refresh_token import RefreshTokens, make_refresh_token
 from qimem.wire.auth import Introspection, IntrospectRequest
+from tests.support.metering import FakeMeter
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, SECRET, Setting, a_client, a_grant, an_actor
 
 GRANT = UUID(int=5)
@@ -47,6 +48,7 @@ class Desk(Setting):
         self.grants.rows[OTHER, GRANT] = a_grant(grant_id=GRANT, realm_id=OTHER, client_id=FAR)
         eve = UserRecord(OTHER, ADA, "Eve", "eve", None, enabled=True, roles=("clerk",), created_us=0)
         self.users.rows[OTHER, ADA] = (eve, "hash")
+        self.meter = FakeMeter()
         self.clients.rows[OTHER, FAR] = a_client(FAR, OTHER)
         self.clients.rows[ACME, "spa"] = a_client("spa", secret_digest=None, auth_method=AuthMethod.NONE)
         self.roles.rows[OTHER, "clerk"] = RoleRecord(
@@ -70,7 +72,7 @@ class Desk(Setting):
 
     async def by_client(self, token: str, client_id: str = APP, secret: str = SECRET) -> dict[str, Any]:
         request = IntrospectRequest(token=token, client_id=client_id, client_secret=secret)
-        return told(await self.service.by_client(None, request))
+        return told(await self.service.by_client(None, request, self.meter))
 
     async def by(self, who: str, token: str) -> dict[str, Any]:
         return await (self.by_bearer(token) if who == "bearer" else self.by_client(token))
@@ -83,7 +85,7 @@ class Desk(Setting):
     async def refuse_client(self, header: bytes | None = None, **asked: Any) -> None:
         request = IntrospectRequest(token=await self.token("refresh"), **asked)
         with pytest.raises(Unauthenticated) as caught:
-            await self.service.by_client(header, request)
+            await self.service.by_client(header, request, self.meter)
         assert (caught.value.code, caught.value.message) == ("invalid_client", "invalid client credentials")
 
 

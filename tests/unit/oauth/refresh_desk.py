@@ -17,6 +17,7 @@ from qimem.oauth.refresh_token import PresentedRefreshToken, RefreshTokens, make
 from qimem.oauth.revocation import RevocationService
 from qimem.wire.auth import RefreshRequest, TokenResponse
 from tests.support.audit import a_draft
+from tests.support.metering import FakeMeter
 from tests.unit.oauth.fakes import ACME, APP, OTHER, SECRET, Setting, a_client, a_grant
 
 GRANT = UUID(int=5)
@@ -51,9 +52,8 @@ class RefreshDesk(Setting):
         self.grants.rows[OTHER, GRANT] = self.elsewhere
         self.stands(rotated_us=self.clock.now_us())
         self.tokens = SlowTokens(self.database, self.grants, self.keys)
-        revocation = RevocationService(
-            self.work, self.epochs, self.grants, self.access_tokens, self.tokens, self.clock
-        )
+        self.meter = FakeMeter()
+        revocation = RevocationService(self.work, self.epochs, self.grants, self.clock)
         clients = ClientAuthenticator(self.database, self.caches, self.clients, self.standing, self.clock)
         self.refresh = RefreshTokenGrant(
             self.tokens, self.grants, clients, self.issuer, revocation, self.clock
@@ -70,8 +70,9 @@ class RefreshDesk(Setting):
         return await make_refresh_token(self.keys, ACME, GRANT, generation, self.grant.client_id)
 
     async def send(self, token: str, **proof: str) -> TokenResponse:
-        self.draft = a_draft()
-        return await self.refresh.exchange(RefreshRequest(refresh_token=token, **proof), self.draft)
+        self.draft, self.meter = a_draft(), FakeMeter()
+        request = RefreshRequest(refresh_token=token, **proof)
+        return await self.refresh.exchange(request, self.draft, self.meter)
 
     async def present(self, generation: int, **proof: str) -> TokenResponse:
         return await self.send(await self.token(generation), **proof)

@@ -13,6 +13,7 @@ from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretText
 from qimem.oauth.client_auth import ClientAuthenticator
 from qimem.oauth.models import AuthMethod, ClientRecord
+from tests.support.metering import FakeMeter
 from tests.unit.oauth.fakes import ACME, APP, OTHER, SECRET, Setting, a_client, basic, readable
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +37,9 @@ async def door(setting: Setting) -> ClientAuthenticator:
 async def enter(
     door: ClientAuthenticator, client_id: str = APP, secret: str | None = SECRET, realm: str | None = None
 ) -> ClientRecord:
-    return await door.authenticate(client_id, None if secret is None else SecretText(secret), realm)
+    return await door.authenticate(
+        client_id, None if secret is None else SecretText(secret), realm, FakeMeter()
+    )
 
 
 async def refused(door: ClientAuthenticator, *asked: Any) -> None:
@@ -231,7 +234,7 @@ def spelled(pair: str | bytes) -> bytes:
 
 async def refused_header(door: ClientAuthenticator, header: bytes) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        await door.with_basic(header)
+        await door.with_basic(header, FakeMeter())
     assert (caught.value.code, caught.value.message) == ("invalid_client", "invalid client credentials")
     assert caught.value.hint is None
 
@@ -243,15 +246,15 @@ async def test_a_header_with_the_right_secret_enters(
     setting: Setting, door: ClientAuthenticator, template: bytes
 ) -> None:
     header = template.replace(b"%s", basic(APP, SECRET).removeprefix(b"Basic "))
-    assert await door.with_basic(header) == setting.clients.rows[ACME, APP]
+    assert await door.with_basic(header, FakeMeter()) == setting.clients.rows[ACME, APP]
 
 
 async def test_a_header_tells_clients_of_every_realm_apart(
     setting: Setting, door: ClientAuthenticator
 ) -> None:
     setting.clients.rows[OTHER, "far"] = a_client("far", OTHER, secret_digest=digest(b"distant"))
-    assert (await door.with_basic(basic("far", "distant"))).realm_id == OTHER
-    assert (await door.with_basic(basic(APP, SECRET))).realm_id == ACME
+    assert (await door.with_basic(basic("far", "distant"), FakeMeter())).realm_id == OTHER
+    assert (await door.with_basic(basic(APP, SECRET), FakeMeter())).realm_id == ACME
     await refused_header(door, basic("far", SECRET))
     await refused_header(door, basic(APP, "distant"))
 
@@ -266,14 +269,14 @@ async def test_id_and_secret_are_form_encoded_in_a_header(
 ) -> None:
     client = a_client(client_id, secret_digest=digest(secret.encode()))
     setting.clients.rows[ACME, client_id] = client
-    assert await door.with_basic(basic(client_id, secret)) == client
+    assert await door.with_basic(basic(client_id, secret), FakeMeter()) == client
 
 
 async def test_the_first_colon_of_a_header_ends_the_id(setting: Setting, door: ClientAuthenticator) -> None:
     client = a_client("a", secret_digest=digest(b"b:c"))
     setting.clients.rows[ACME, "a"] = client
     setting.clients.rows[ACME, "a:b"] = a_client("a:b", secret_digest=digest(b"c"))
-    assert await door.with_basic(spelled("a:b:c")) == client
+    assert await door.with_basic(spelled("a:b:c"), FakeMeter()) == client
 
 
 async def test_a_header_is_decoded_once(setting: Setting, door: ClientAuthenticator) -> None:
@@ -320,7 +323,7 @@ async def test_an_id_alone_is_not_an_id_with_an_empty_secret(
 ) -> None:
     client = a_client("open", secret_digest=digest(b""))
     setting.clients.rows[ACME, "open"] = client
-    assert await door.with_basic(spelled("open:")) == client
+    assert await door.with_basic(spelled("open:"), FakeMeter()) == client
     await refused_header(door, spelled("open"))
 
 
@@ -334,12 +337,12 @@ async def test_a_public_client_does_not_enter_by_a_header(door: ClientAuthentica
 async def test_a_header_of_the_disabled_is_refused_at_once(
     setting: Setting, door: ClientAuthenticator, what: str
 ) -> None:
-    await door.with_basic(basic(APP, SECRET))
+    await door.with_basic(basic(APP, SECRET), FakeMeter())
     table, key = (setting.clients, (ACME, APP)) if what == "client" else (setting.realms, ACME)
     setting.change(table, key, enabled=False)
     await refused_header(door, basic(APP, SECRET))
     setting.change(table, key, enabled=True)
-    await door.with_basic(basic(APP, SECRET))
+    await door.with_basic(basic(APP, SECRET), FakeMeter())
 
 
 async def test_a_state_that_cannot_be_read_is_not_taken_for_a_wrong_header(
@@ -347,4 +350,4 @@ async def test_a_state_that_cannot_be_read_is_not_taken_for_a_wrong_header(
 ) -> None:
     setting.epochs.failure = storage_unavailable()
     with pytest.raises(type(storage_unavailable())):
-        await door.with_basic(basic(APP, SECRET))
+        await door.with_basic(basic(APP, SECRET), FakeMeter())

@@ -269,7 +269,7 @@ async def test_a_client_is_told_of_tokens_of_its_realm(desk: Desk, kind: str, re
     in_body = await desk.by_client(token, client_id)
     assert (in_body["active"], in_body["realm"]) == (True, realm_id)
     header = basic(client_id, SECRET)
-    assert told(await desk.service.by_client(header, IntrospectRequest(token=token))) == in_body
+    assert told(await desk.service.by_client(header, IntrospectRequest(token=token), desk.meter)) == in_body
 
 
 @KINDS
@@ -335,7 +335,7 @@ async def test_credentials_in_two_places_are_refused(
 ) -> None:
     request = IntrospectRequest(token=await desk.token("access"), **asked)
     with pytest.raises(InvalidFields) as caught:
-        await desk.service.by_client(header, request)
+        await desk.service.by_client(header, request, desk.meter)
     assert caught.value.fields == {"/client_id": "the Authorization header says already who asks"}
 
 

@@ -16,6 +16,7 @@ from qimem.oauth.client_secret import secret_id
 from qimem.oauth.issuer import Authorization, Issuer
 from qimem.oauth.models import GrantType
 from tests.support.audit import a_draft
+from tests.support.metering import FakeMeter
 from tests.support.oauth import taken_apart
 from tests.unit.oauth.fakes import ACME, APP, SECRET, Setting
 
@@ -50,7 +51,7 @@ class Rotated(Setting):
         )
 
     async def token_for(self, secret: str) -> str:
-        client = await self.door.authenticate(APP, SecretText(secret), None)
+        client = await self.door.authenticate(APP, SecretText(secret), None, FakeMeter())
         asked = Authorization(
             GrantType.CLIENT_CREDENTIALS, ACME, client.client_id, None, None, None, a_draft(), client
         )
@@ -113,7 +114,7 @@ async def test_a_second_rotation_within_the_overlap_ends_the_first_secret(rotate
 
 async def test_a_secret_that_was_taken_away_after_it_was_shown_gets_no_token(rotated: Rotated) -> None:
     rotated.rotate()
-    client = await rotated.door.authenticate(APP, SecretText(SECRET), None)
+    client = await rotated.door.authenticate(APP, SecretText(SECRET), None, FakeMeter())
     rotated.clock.advance(OVERLAP_SECONDS)
     asked = Authorization(
         GrantType.CLIENT_CREDENTIALS, ACME, client.client_id, None, None, None, a_draft(), client

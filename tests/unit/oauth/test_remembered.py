@@ -14,6 +14,7 @@ from qimem.kernel.secret import SecretText
 from qimem.oauth import access_token, bearer, client_auth
 from qimem.oauth.bearer import BearerAuthenticator
 from qimem.oauth.client_auth import ClientAuthenticator
+from tests.support.metering import FakeMeter
 from tests.unit.oauth.fakes import ACME, ADA, APP, SECRET, Setting, a_client
 
 pytestmark = pytest.mark.anyio
@@ -129,7 +130,7 @@ async def test_so_many_signatures_are_remembered_and_the_oldest_goes(
 async def test_a_clients_record_is_found_under_its_id_alone(doors: Doors) -> None:
     doors.clients.rows[ACME, "second"] = a_client("second", name="second")
     for client_id in (APP, "second", APP, "second"):
-        found = await doors.clients_door.authenticate(client_id, SecretText(SECRET), None)
+        found = await doors.clients_door.authenticate(client_id, SecretText(SECRET), None, FakeMeter())
         assert found.client_id == client_id
     cache = await doors.caches.fresh(ACME)
     assert cache is not None
@@ -142,7 +143,7 @@ async def test_so_many_realms_of_clients_are_remembered_and_the_oldest_goes(
     monkeypatch.setattr(client_auth, "CACHED_REALMS_MAX", 2)
     for name in ("one", "two", "three"):
         doors.clients.rows[ACME, name] = a_client(name)
-        await doors.clients_door.authenticate(name, SecretText(SECRET), None)
+        await doors.clients_door.authenticate(name, SecretText(SECRET), None, FakeMeter())
     assert list(doors.clients_door._realm_of) == ["two", "three"]
 
 

@@ -9,10 +9,13 @@ from qimem.errors import Unavailable, storage_unavailable
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.transaction import Tx
+from qimem.oauth.bearer import BearerAuthenticator
+from qimem.oauth.client_auth import ClientAuthenticator
 from qimem.oauth.models import GrantRecord
 from qimem.oauth.refresh_token import RefreshTokens, make_refresh_token
-from qimem.oauth.revocation import RevocationService
+from qimem.oauth.revocation import RevocationEndpoint, RevocationService
 from tests.support.audit import a_draft
+from tests.support.metering import FakeMeter
 from tests.support.oauth import b64, taken_apart, unb64
 from tests.unit.kernel.fakes import NO_TX, FakeEpochs
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, FakeKeys, Setting, a_grant
@@ -46,13 +49,15 @@ class Desk(Setting):
         self.elsewhere = a_grant(realm_id=OTHER, generation=LIVE)
         self.grants.rows[ACME, GRANT] = a_grant(generation=LIVE)
         self.grants.rows[OTHER, GRANT] = self.elsewhere
-        self.service = RevocationService(
-            self.work,
-            self.epochs,
-            self.grants,
+        self.ending = RevocationService(self.work, self.epochs, self.grants, self.clock)
+        self.service = RevocationEndpoint(
+            self.ending,
+            BearerAuthenticator(
+                self.caches, self.access_tokens, self.keys, self.standing, self.grants, self.clock
+            ),
             self.access_tokens,
             RefreshTokens(self.database, self.grants, self.keys),
-            self.clock,
+            ClientAuthenticator(self.database, self.caches, self.clients, self.standing, self.clock),
         )
 
     @property
@@ -63,8 +68,8 @@ class Desk(Setting):
         return await make_refresh_token(self.keys, ACME, GRANT, generation, APP)
 
     async def revoke(self, token: str) -> None:
-        self.draft = a_draft()
-        await self.service.revoke(token, self.draft)
+        self.draft, self.meter = a_draft(), FakeMeter()
+        await self.service.revoke(token, self.draft, self.meter)
 
     async def ignored(self, token: str) -> None:
         """Answered alike, and nothing comes of it."""
@@ -121,7 +126,7 @@ async def test_a_grant_ends_once(desk: Desk) -> None:
 
 async def test_a_grant_that_is_gone_meanwhile_moves_no_realm_on(desk: Desk) -> None:
     stale = desk.grants.rows.pop((ACME, GRANT))
-    await desk.service.end(stale, desk.draft)
+    await desk.ending.end(stale, desk.draft)
     assert (desk.grants.rows, desk.counted.bumped) == ({(OTHER, GRANT): desk.elsewhere}, [])
 
 

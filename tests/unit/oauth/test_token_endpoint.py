@@ -12,6 +12,7 @@ from qimem.oauth.models import AuthMethod
 from qimem.oauth.token_endpoint import TokenEndpoint
 from qimem.wire.auth import TokenRequest, TokenResponse
 from tests.support.audit import a_draft
+from tests.support.metering import FakeMeter
 from tests.support.oauth import taken_apart
 from tests.unit.oauth.fakes import ACME, ADA, APP, OTHER, SECRET, FakeLogin, Setting, a_client
 
@@ -39,9 +40,9 @@ class Desk(Setting):
         )
 
     async def ask(self, **asked: Any) -> TokenResponse:
-        self.draft = a_draft()
+        self.draft, self.meter = a_draft(), FakeMeter()
         return await self.endpoint.exchange(
-            TokenRequest(**({"client_id": APP, "client_secret": SECRET} | asked)), self.draft
+            TokenRequest(**({"client_id": APP, "client_secret": SECRET} | asked)), self.draft, self.meter
         )
 
     async def refused(self, code: str, message: str, **asked: Any) -> None:

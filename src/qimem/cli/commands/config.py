@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -32,6 +33,8 @@ def check(config_file: Path | None, format: str) -> None:
 def _shown(value: object) -> object:
     if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_shown(each)}" for name, each in value.items())
     if type(value) is tuple:
         return ", ".join(map(str, value))
     # Text of a secret type is its name, never the secret.

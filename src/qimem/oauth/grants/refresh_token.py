@@ -12,6 +12,7 @@ from qimem.errors import Conflict, Invalid, Unauthenticated
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import MICROSECONDS, Clock
 from qimem.kernel.limits import REFRESH_GRACE_SECONDS
+from qimem.kernel.metering import Meter
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Tx
 from qimem.oauth.client_auth import ClientAuthenticator, invalid_client
@@ -51,16 +52,17 @@ class RefreshTokenGrant:
         self._revocation = revocation
         self._clock = clock
 
-    async def exchange(self, request: RefreshRequest, draft: AuditDraft) -> TokenResponse:
+    async def exchange(self, request: RefreshRequest, draft: AuditDraft, meter: Meter) -> TokenResponse:
         """A new pair for the grant behind the token.
 
         Raises:
+            Limited: `rate_limited`.
             Unauthenticated: `invalid_client`: client credentials were sent and are wrong, or were not sent by a
                 client that must.
             Invalid: `invalid_grant`.
             Unavailable: the refresh could not be written.
         """
-        client = await self._client(request)
+        client = await self._client(request, meter)
         found = await self._tokens.find(request.refresh_token)
         if found is None:
             raise invalid_refresh_token()
@@ -68,6 +70,8 @@ class RefreshTokenGrant:
         if client is not None and client.client_id != grant.client_id:
             raise invalid_client()
         judged = client if request.client_secret is not None else None
+        if judged is None:
+            await self._clients.charge_grant(meter, grant)
         try:
             return await self._issue(grant, token, draft, judged)
         except (Conflict, Invalid, Unauthenticated) as error:
@@ -95,13 +99,13 @@ class RefreshTokenGrant:
         grace = await self._clients.grace_seconds(grant.realm_id, grant.client_id)
         return not _in_grace(grant, token.generation, now_us, by_client=by_client, grace=grace)
 
-    async def _client(self, request: RefreshRequest) -> ClientRecord | None:
+    async def _client(self, request: RefreshRequest, meter: Meter) -> ClientRecord | None:
         if request.client_id is None:
             if request.client_secret is not None:
                 raise invalid_client()
             return None
         secret = SecretText(request.client_secret) if request.client_secret is not None else None
-        return await self._clients.authenticate(request.client_id, secret, None)
+        return await self._clients.authenticate(request.client_id, secret, None, meter)
 
     async def _issue(
         self, grant: GrantRecord, token: PresentedRefreshToken, draft: AuditDraft, judged: ClientRecord | None

@@ -22,17 +22,17 @@ from qimem.wire.auth import (
 
 async def token(call: Call[TokenRequest, None]) -> TokenResponse:
     """Tokens for credentials."""
-    return await call.services.tokens.exchange(call.body, call.draft)
+    return await call.services.tokens.exchange(call.body, call.draft, call.meter)
 
 
 async def refresh(call: Call[RefreshRequest, None]) -> TokenResponse:
     """A new pair for a refresh token."""
-    return await call.services.refresh.exchange(call.body, call.draft)
+    return await call.services.refresh.exchange(call.body, call.draft, call.meter)
 
 
 async def revoke(call: Call[RevokeRequest, None]) -> Revoked:
     """End a token."""
-    await call.services.revocation.revoke(call.body.token, call.draft)
+    await call.services.revocation.revoke(call.body.token, call.draft, call.meter)
     return Revoked(revoked=True)
 
 
@@ -41,7 +41,7 @@ async def introspect(call: Call[IntrospectRequest, None]) -> Introspection:
     header = call.headers.get(b"authorization")
     if header is not None and is_no_client(header):
         return await call.services.introspection.by_bearer(call.context.actor, header, call.body)
-    return await call.services.introspection.by_client(header, call.body)
+    return await call.services.introspection.by_client(header, call.body, call.meter)
 
 
 async def rotate_signing_key(call: Call[RotateSigningKeyRequest, None]) -> RotatedSigningKey:
@@ -57,11 +57,11 @@ ENDPOINTS = (
         path="/v1/auth/token",
         name="tokens.issue",
         audit=recorded("realm", "subject", "client", "token"),
+        proves_client=True,
         handler=token,
         request=TokenRequest,
         response=TokenResponse,
         conflicts=True,
-        counts_attempts=True,
         summary="Get a token by password or client credentials",
         example={
             "grant_type": "client_credentials",
@@ -74,6 +74,7 @@ ENDPOINTS = (
         path="/v1/auth/token/refresh",
         name="tokens.refresh",
         audit=recorded("realm", "subject", "client", "token", "target"),
+        proves_client=True,
         handler=refresh,
         request=RefreshRequest,
         response=TokenResponse,
@@ -86,6 +87,7 @@ ENDPOINTS = (
         path="/v1/auth/token/introspect",
         name="tokens.introspect",
         audit=COUNTED,
+        proves_client=True,
         handler=introspect,
         request=IntrospectRequest,
         response=Introspection,
@@ -102,6 +104,7 @@ ENDPOINTS = (
         path="/v1/auth/token/revoke",
         name="tokens.revoke",
         audit=recorded("realm", "subject", "client", "target"),
+        proves_client=True,
         handler=revoke,
         request=RevokeRequest,
         response=Revoked,

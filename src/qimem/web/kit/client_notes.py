@@ -12,8 +12,8 @@ from qimem.kernel.limits import (
     ROLES_PER_SUBJECT_MAX,
     SCOPE_CHARS_MAX,
 )
+from qimem.kernel.metering import DEFAULT_TIER, TIERS
 from qimem.oauth.models import AuthMethod, GrantType
-from qimem.oauth.registration import DEFAULT_TIER, TIERS
 from qimem.web.kit.note import Note, alike, note, one_of
 
 _ALIKE = [

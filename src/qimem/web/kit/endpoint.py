@@ -13,6 +13,8 @@ from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import RequestContext
 from qimem.kernel.ids import parse_uuid
 from qimem.kernel.limits import BODY_BYTES_MAX
+from qimem.kernel.metering import Meter
+from qimem.web.kit.asked import Asked
 from qimem.web.kit.preconditions import precondition
 from qimem.web.services import Services
 from qimem.wire.preconditions import Precondition
@@ -39,10 +41,10 @@ class Call(Generic[B, Q]):
     """One request as a handler sees it: decoded, authenticated, authorized in the coarse.
 
     `context` exists where a bearer was admitted: on endpoints that ask for a permission always. `draft` is the
-    audit record; `headers` show the last value of each name.
+    audit record; `headers` show the last value of each name; `meter` charges who is found to ask.
     """
 
-    __slots__ = ("body", "context", "draft", "headers", "path", "query", "services")
+    __slots__ = ("body", "context", "draft", "headers", "meter", "path", "query", "services")
 
     context: RequestContext
 
@@ -53,9 +55,10 @@ class Call(Generic[B, Q]):
         body: B,
         query: Q,
         draft: AuditDraft,
-        headers: Mapping[bytes, bytes],
+        asked: Asked,
     ) -> None:
-        self.headers = headers
+        self.headers = asked.headers
+        self.meter: Meter = asked
         self.services = services
         self.draft = draft
         self.path = path
@@ -95,7 +98,8 @@ class Endpoint:
         optional_body: No field is required, so no body is.
         idempotent: Honors Idempotency-Key.
         conflicts: The state of things may forbid it, beside what a repetition can meet.
-        counts_attempts: Who guesses here too often is told to wait.
+        unmetered: Neither counted nor limited.
+        proves_client: Public, and the handler itself charges whom the request proves to come from.
         cacheable: May be stored by caches; everything else may not.
         example: A request that works, shown in the documentation and run in the tests.
     """
@@ -116,7 +120,8 @@ class Endpoint:
     body_bytes_max: int = BODY_BYTES_MAX
     idempotent: bool = False
     conflicts: bool = False
-    counts_attempts: bool = False
+    unmetered: bool = False
+    proves_client: bool = False
     cacheable: bool = False
     summary: str = ""
     example: Mapping[str, Any] | None = None
@@ -124,6 +129,7 @@ class Endpoint:
     realm_in_path: bool = field(init=False, default=False)
     needs_bearer: bool = field(init=False, default=False)
     merges: bool = field(init=False, default=False)
+    batched: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Note whether the request can name a realm, so that dispatch need not look."""
@@ -136,5 +142,7 @@ class Endpoint:
         named = in_path or (shape is not None and "realm_id" in shape.__struct_fields__)
         object.__setattr__(self, "needs_bearer", self.permission is not None or self.signed_in)
         object.__setattr__(self, "merges", self.method == "PATCH")
+        batched = self.request is not None and "items" in self.request.__struct_fields__
+        object.__setattr__(self, "batched", batched)
         object.__setattr__(self, "realm_in_path", in_path)
         object.__setattr__(self, "names_realm", named and self.permission is not None)

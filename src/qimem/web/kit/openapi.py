@@ -69,7 +69,7 @@ _REFUSALS: Final = {
     "415": ("UnsupportedMediaType", "The body is not `application/json`, or is compressed"),
     "422": ("IdempotencyMismatch", "The `Idempotency-Key` was used before with another body"),
     "428": ("PreconditionRequired", "`If-Match` is missing"),
-    "429": ("TooManyRequests", "Too many attempts; `Retry-After` says how long to wait"),
+    "429": ("TooManyRequests", "Too many requests, or too many attempts; `Retry-After` says how long to wait"),
     "500": ("InternalError", "A failure of the server; its log knows more under the request id"),
     "503": ("Unavailable", "It cannot serve now, or does not know whether the change happened; repeat later"),
     "default": ("InvalidRequest", "The HTTP request itself cannot be read: its framing, size or headers"),
@@ -90,6 +90,21 @@ _HEADERS: Final[dict[str, Schema]] = {
         "required": True,
         "schema": {"type": "string"},
     },
+    "X-RateLimit-Limit": {
+        "description": "What the client, or without one the address, may ask for in a window",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "X-RateLimit-Remaining": {
+        "description": "What is left of that after this request",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "X-RateLimit-Reset": {
+        "description": "Unix second at which the window ends",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
     "Retry-After": {
         "description": "Seconds to wait",
         "required": True,
@@ -101,6 +116,8 @@ _HEADERS: Final[dict[str, Schema]] = {
         "schema": {"type": "string"},
     },
 }
+
+_LIMITS: Final = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
 _IDEMPOTENCY_KEY: Final[Schema] = {
     "name": "Idempotency-Key",
@@ -239,7 +256,7 @@ def _statuses(endpoint: Endpoint) -> set[str]:
         "415": takes_body,
         "422": endpoint.idempotent,
         "428": endpoint.merges,
-        "429": endpoint.counts_attempts,
+        "429": not endpoint.unmetered,
         "500": True,
         "503": endpoint.name not in _ALWAYS_SERVED,
     }
@@ -249,6 +266,7 @@ def _statuses(endpoint: Endpoint) -> set[str]:
 def _success(endpoint: Endpoint, known: Mapping[Any, Schema]) -> Schema:
     headers = [
         "X-Request-Id",
+        *([] if endpoint.unmetered else _LIMITS),
         *(["Idempotency-Replayed"] if endpoint.idempotent else []),
         *(["ETag"] if endpoint.versioned else []),
     ]
@@ -263,7 +281,9 @@ def _success(endpoint: Endpoint, known: Mapping[Any, Schema]) -> Schema:
 
 def _refusal(status: str, known: Mapping[Any, Schema]) -> Schema:
     more = {"401": ["WWW-Authenticate"], "429": ["Retry-After"], "503": ["Retry-After"]}.get(status, [])
-    return _answer(_REFUSALS[status][1], {"schema": known[ErrorBody]}, "X-Request-Id", *more)
+    # 500 and 503 are also answers of what is not counted, and what cannot be read is not counted either.
+    limits = [] if status in ("500", "503", "default") else _LIMITS
+    return _answer(_REFUSALS[status][1], {"schema": known[ErrorBody]}, "X-Request-Id", *limits, *more)
 
 
 def _answer(

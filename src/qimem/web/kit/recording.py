@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from qimem.errors import Forbidden, QimemError, Unauthenticated
+from qimem.errors import Forbidden, Limited, QimemError, Unauthenticated
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.web.kit.endpoint import Endpoint
 from qimem.web.kit.errors import TransportError
@@ -49,10 +49,18 @@ def code_of(failure: Failure) -> str:
     return failure.body.code if isinstance(failure, TransportError) else failure.code
 
 
+def is_rate_limited(failure: Failure) -> bool:
+    """Whether it was refused for the number of requests, and not for what it asks."""
+    return isinstance(failure, Limited) and failure.code == Limited.default_code
+
+
 def waits_for_record(endpoint: Endpoint, draft: AuditDraft, failure: Failure) -> bool:
     """Whether nothing may be answered before the record is on the disk."""
     if draft.intent is not None:
         return True
+    if is_rate_limited(failure):
+        # A record for each would make the log the slowest part of saying no.
+        return False
     if isinstance(failure, Forbidden):
         return True
     if endpoint.permission is not None:
@@ -72,7 +80,9 @@ def note_refusal(
     if failure is None:
         return
     code = code_of(failure)
-    if draft is not None and draft.subject:
+    if is_rate_limited(failure):
+        recorder.refuse(address, endpoint.name, code)
+    elif draft is not None and draft.subject:
         if endpoint.audit.recorded:
             recorder.note(draft, code)
     elif isinstance(failure, Unauthenticated) or code in _OF_STRANGERS:
