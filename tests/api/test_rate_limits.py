@@ -23,6 +23,7 @@ from tests.support.api import World
 from tests.support.load import burst, get, listeners, of_each_worker, spread, stopped, worker_pids
 from tests.support.processes import eventually
 from tests.support.server import Server, ok, refused
+from tests.support.valkey import Valkey
 
 ADDRESS, FREE, PRO = 40, 30, 60
 SECONDS = 3_600
@@ -331,14 +332,12 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     server.stop()
 
 
-def requests_at_once(
-    world: World, connections: int, each: int, headers: dict[str, str]
-) -> list[httpx.Response]:
+def requests_at_once(url: str, connections: int, each: int, headers: dict[str, str]) -> list[httpx.Response]:
     """Requests over so many connections at once."""
     together = threading.Barrier(connections)
 
     def work(_: int) -> list[httpx.Response]:
-        with httpx.Client(base_url=world.server.url, headers=headers, timeout=30) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
             together.wait()
             return [client.get("/v1/auth/me") for _ in range(each)]
 
@@ -350,7 +349,7 @@ def test_four_workers_admit_exactly_the_limit_ten_times_in_a_row(four: World) ->
     for _ in range(10):
         client = client_of(four, "pro")
         token = ok(four.anonymous().post(TOKEN, json=proof(client)))["access_token"]
-        answers = requests_at_once(four, 64, 2, {"Authorization": f"Bearer {token}"})
+        answers = requests_at_once(four.server.url, 64, 2, {"Authorization": f"Bearer {token}"})
         admitted = [answer for answer in answers if answer.status_code == 200]
         assert sorted(told(answer)[1] for answer in admitted) == list(range(PRO - 1))
         assert len({answer.headers["x-ratelimit-reset"] for answer in answers}) == 1
@@ -443,3 +442,80 @@ def test_workers_that_take_the_place_of_dead_ones_count_on(tmp_path: Path) -> No
     finally:
         world.close()
         server.stop()
+
+
+# --- several nodes -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    place = tmp_path / "valkey"
+    place.mkdir()
+    server = Valkey(place).start()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, postgres_url: str, valkey: Valkey) -> Iterator[tuple[World, Server]]:
+    """One installation on two nodes of two workers; the first one's operator, and the second."""
+    environment = LIMITS | {"QIMEM_LIMITS__VALKEY_URL": valkey.url}
+    key = tmp_path / "one" / "data.root.key"
+    servers = []
+    for name in ("one", "two"):
+        place = tmp_path / name
+        place.mkdir()
+        more = () if name == "one" else ("--root-key-file", str(key))
+        server = Server(
+            place, workers=2, database_url=postgres_url, environment=environment, limited=True, extra=more
+        )
+        servers.append(server.start())
+    world = World(servers[0])
+    yield world, servers[1]
+    world.close()
+    for server in servers:
+        server.stop()
+
+
+def test_two_nodes_admit_exactly_the_limit_and_their_shares_when_valkey_is_killed(
+    two_nodes: tuple[World, Server], valkey: Valkey
+) -> None:
+    world, second = two_nodes
+
+    def count(*, connections: int = 8) -> list[Counter[int]]:
+        client = client_of(world, "pro")
+        token = ok(world.anonymous().post(TOKEN, json=proof(client)))["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        with ThreadPoolExecutor(2) as pool:
+            asked = [
+                pool.submit(requests_at_once, url, connections, PRO // 4, headers)
+                for url in (world.server.url, second.url)
+            ]
+            return [Counter(answer.status_code for answer in one.result()) for one in asked]
+
+    for _ in range(5):
+        one, two = count()
+        assert one[200] + two[200] == PRO - 1, (one, two)
+        assert one[429] + two[429] == 4 * PRO - (PRO - 1)
+    valkey.kill()
+    # The token was counted by the first node.
+    assert [node[200] for node in count()] == [PRO // 2 - 1, PRO // 2]
+    valkey.start()
+    eventually(lambda: ok(world.anonymous().get("/")) and valkey.cli("DBSIZE") != "0")
+    eventually(lambda: _counts_in(second, valkey))
+    one, two = count()
+    assert one[200] + two[200] == PRO - 1
+
+
+def _counts_in(server: Server, valkey: Valkey) -> bool:
+    """Whether every worker of a server counts there again."""
+    before = int(
+        valkey.cli("INFO", "commandstats").partition("cmdstat_incrby:calls=")[2].partition(",")[0] or 0
+    )
+    with spread(server) as wires:
+        for wire in wires:
+            wire.get("/")
+    after = int(
+        valkey.cli("INFO", "commandstats").partition("cmdstat_incrby:calls=")[2].partition(",")[0] or 0
+    )
+    return after - before >= len(wires)

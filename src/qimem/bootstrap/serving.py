@@ -11,7 +11,7 @@ from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
 from qimem.bootstrap.first import own_instance
 from qimem.config.schema import Settings
-from qimem.coordination.rate_limits import RateLimits
+from qimem.coordination.rate_limits import Counter, RateLimits
 from qimem.coordination.window_table import WindowTable
 from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
@@ -49,12 +49,15 @@ ENDPOINTS = system.documented((
 class Running:
     """A started installation: the ASGI application, and how to end it."""
 
-    def __init__(self, app: Any, core: Core, cipher: CipherService, jobs: JobRunner, log: AuditLog) -> None:
+    def __init__(
+        self, app: Any, core: Core, cipher: CipherService, jobs: JobRunner, log: AuditLog, counter: Counter
+    ) -> None:
         self.app = app
         self._core = core
         self._cipher = cipher
         self._jobs = jobs
         self._log = log
+        self._counter = counter
 
     async def close(self) -> None:
         """Drain: stop background work, return unused message leases, sign the log, close the database."""
@@ -64,6 +67,7 @@ class Running:
             stack.push_async_callback(self._core.database.close)
             stack.callback(self._core.lane.close)
             stack.push_async_callback(self._log.close)
+            stack.push_async_callback(self._counter.close)
             stack.push_async_callback(self._cipher.give_back_leases)
             await self._jobs.stop()
 
@@ -104,13 +108,24 @@ async def start(
         raise
     cipher = CipherService(database, KEYS, core.keyring)
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
-    table = WindowTable(clock, counters, settings.server.workers)
+    counter = _counter(settings, instance, clock, counters)
     addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
-    limits = RateLimits(table, settings.limits.tiers, addresses)
+    limits = RateLimits(counter, settings.limits.tiers, addresses)
     origins = settings.web.cors_origins
     app = create_app(ENDPOINTS, services, core.bearer, log.recorder, limits, cors_origins=origins)
     jobs = _begun(core, database, log)
-    return Running(app, core, cipher, jobs, log)
+    return Running(app, core, cipher, jobs, log, counter)
+
+
+def _counter(settings: Settings, instance: Instance, clock: Clock, descriptor: int | None) -> Counter:
+    table = WindowTable(clock, descriptor, settings.server.workers)
+    if settings.limits.valkey_url is None:
+        return table
+    # The driver takes a tenth of a second of the start of a server that has no use for it.
+    from qimem.coordination.valkey_counter import ValkeyCounter  # noqa: PLC0415
+
+    url, nodes = settings.limits.valkey_url, settings.limits.nodes
+    return ValkeyCounter(url, instance.instance_id.bytes, table, nodes, clock)
 
 
 def _begun(core: Core, database: OpenDatabase, log: AuditLog) -> JobRunner:

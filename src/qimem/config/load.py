@@ -23,6 +23,10 @@ from qimem.config.values import Address
 DEFAULT_FILE = Path("qimem.toml")
 ALIASES = {"QIMEM_BIND": "server.bind", "QIMEM_MODE": "database.mode", "DATABASE_URL": "database.url"}
 _SECRET_NAME = re.compile(r"password|secret|token|root_?key$|private_?key|passphrase")
+_MAY_HOLD_PASSWORD = {
+    "database.url": "leave the password out and use PGPASSFILE, or set DATABASE_URL",
+    "limits.valkey_url": "set QIMEM_LIMITS__VALKEY_URL",
+}
 _SECRET_HINT = "keep secrets in a file of mode 0600 or a systemd credential, and name the file"  # noqa: S105
 
 
@@ -180,9 +184,8 @@ def _one(origin: str, option: str, raw: object, mistakes: list[Mistake]) -> dict
     if option not in names:
         mistakes.append(_unknown(origin, option, names))
         return {}
-    if option == "database.url" and isinstance(raw, str) and urlsplit(raw).password is not None:
-        hint = "leave the password out and use PGPASSFILE, or set DATABASE_URL"
-        mistakes.append(Mistake(origin, option, "holds a password", hint))
+    if option in _MAY_HOLD_PASSWORD and isinstance(raw, str) and urlsplit(raw).password is not None:
+        mistakes.append(Mistake(origin, option, "holds a password", _MAY_HOLD_PASSWORD[option]))
         return {}
     return {option: Given(raw, origin)}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from qimem.config import values
 from qimem.config.values import Address
-from qimem.kernel.limits import WORKERS_MAX
+from qimem.kernel.limits import NODES_MAX, WORKERS_MAX
 from qimem.kernel.metering import TIERS, Allowance
 from qimem.kernel.secret import SecretText
 
@@ -96,6 +96,15 @@ class LimitsSettings:
         values.allowance,
         "What an address may ask for without proving who asks; of IPv6 its /64.",
         unit="units / seconds",
+    )
+    valkey_url: SecretText | None = _option(
+        None, values.valkey_url, "Valkey or Redis (7.0 or newer) in which several nodes count together."
+    )
+    nodes: int = _option(
+        2,
+        values.integer(1, NODES_MAX),
+        "Among how many each limit is divided while Valkey cannot be reached.",
+        unit="nodes",
     )
 
 

@@ -124,6 +124,17 @@ def database_url(value: object) -> SecretText:
     return SecretText(url)
 
 
+def valkey_url(value: object) -> SecretText:
+    """`valkey://`, `redis://`, with `s` for TLS, or `unix://`; kept as a secret, for it may carry a password."""
+    url = text(value)
+    parts = urlsplit(url)
+    if parts.scheme not in ("valkey", "valkeys", "redis", "rediss", "unix") or not _has_sound_port(parts):
+        raise ValueError("expected a valkey://, redis:// or unix:// URL")
+    if not (parts.path if parts.scheme == "unix" else parts.hostname):
+        raise ValueError("expected a host, or the path of a socket")
+    return SecretText(url)
+
+
 def networks(value: object) -> tuple[str, ...]:
     """Addresses or CIDR networks, as a list or comma-separated."""
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Protocol
 
 from qimem.coordination.window_table import BUCKET_BYTES
@@ -18,13 +18,17 @@ _CLIENT: Final = b"c"
 
 
 class Counter(Protocol):
-    """Counts charges of buckets; implemented by `window_table.WindowTable`."""
+    """Counts charges of buckets: in memory (`window_table`) or in a server for several nodes (`valkey_counter`)."""
 
     key: bytes
     """Goes into the name of each bucket."""
 
-    def charge(self, bucket: bytes, units: int, allowance: Allowance) -> Charge:
-        """Take units of what is left in the bucket's window: all of them or none."""
+    def charge(self, bucket: bytes, units: int, allowance: Allowance) -> Charge | Awaitable[Charge]:
+        """Take units of what is left in the bucket's window: all of them or none. Never fails."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
         ...
 
 
@@ -52,14 +56,16 @@ class RateLimits:
         bucket = self._clients.get(key)
         if bucket is None:
             bucket = self._remembered(self._clients, key, _CLIENT, f"{len(realm_id)}:{realm_id}{client_id}")
-        return self._counter.charge(bucket, units, self._tiers.get(tier, self._strictest))
+        charge = self._counter.charge(bucket, units, self._tiers.get(tier, self._strictest))
+        return charge if isinstance(charge, Charge) else await charge
 
     async def charge_address(self, address: str, units: int) -> Charge:
         """Charge whoever is behind an address; negative units are given back."""
         bucket = self._customers.get(address)
         if bucket is None:
             bucket = self._remembered(self._customers, address, _ADDRESS, customer_of(address))
-        return self._counter.charge(bucket, units, self._addresses)
+        charge = self._counter.charge(bucket, units, self._addresses)
+        return charge if isinstance(charge, Charge) else await charge
 
     def _remembered(self, buckets: dict[Any, bytes], key: object, kind: bytes, name: str) -> bytes:
         if len(buckets) >= REMEMBERED_BUCKETS_MAX:

@@ -113,6 +113,9 @@ class WindowTable:
         finally:
             lockf(self._descriptor, LOCK_UN, 1, number)
 
+    async def close(self) -> None:
+        """Nothing to be done: the memory ends with its last process."""
+
     def _charge(self, bucket: bytes, units: int, allowance: Allowance) -> Charge:
         now, place = self._now(), self._places.get(bucket)
         if place is not None and not self._alone:

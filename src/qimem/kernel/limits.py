@@ -50,6 +50,11 @@ COUNTER_LOCK_PAUSE_SECONDS: Final = 0.25
 """After a wait in vain nobody waits for that long: a worker that stands still must not take the others' time."""
 COUNTS_ALONE_MAX: Final = 16_384
 REMEMBERED_BUCKETS_MAX: Final = 16_384
+NODES_MAX: Final = 1_000
+VALKEY_ANSWER_SECONDS: Final = 0.1
+"""One that takes longer is taken for gone: rate limits must not be what makes requests late."""
+VALKEY_RETRY_SECONDS: Final = 0.25
+VALKEY_BATCH_MAX: Final = 512
 RATE_WINDOW_SECONDS_MAX: Final = 86_400
 
 # Caches.

@@ -135,6 +135,13 @@ def test_a_database_password_in_the_file_is_refused(tmp_path: Path) -> None:
     assert load({}, {}, file=file(tmp_path, '[database]\nurl = "postgresql://u@db/q"\n'))
 
 
+def test_a_password_of_valkey_in_the_file_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, '[limits]\nvalkey_url = "valkey://:hunter2@h"\n')
+    assert mistakes(file=path) == [f"{path}:2: limits.valkey_url: holds a password"]
+    assert load({}, {}, file=file(tmp_path, '[limits]\nvalkey_url = "valkey://h"\n'))
+    assert "hunter2" not in repr(load({}, {"QIMEM_LIMITS__VALKEY_URL": "valkey://:hunter2@h"}).settings)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("[server\n", "not TOML"), ("server = 3\n", "no such option"), ('"" = 1\n', "no such option")],
@@ -179,11 +186,13 @@ def test_settings_cross_a_pipe_whole() -> None:
         "QIMEM_WEB__CORS_ORIGINS": "https://a.example,http://localhost:3000",
         "QIMEM_LIMITS__TIERS": "free=5/10",
         "QIMEM_LIMITS__ADDRESS": "7/30",
+        "QIMEM_LIMITS__VALKEY_URL": "valkey://:p@h",
     }
     settings = load({"server.bind": "[::1]:8080", "seal.root_key_file": "/k"}, environ).settings
     arrived = restore(dump(settings))
     assert arrived.database.url.reveal() == settings.database.url.reveal()
-    assert arrived.limits == settings.limits
+    assert (arrived.limits.tiers, arrived.limits.address) == (settings.limits.tiers, settings.limits.address)
+    assert arrived.limits.valkey_url.reveal() == "valkey://:p@h"
     assert arrived.limits.tiers["free"] == Allowance(5, 10)
     assert (arrived.server, arrived.seal, arrived.web, arrived.log) == (
         settings.server,

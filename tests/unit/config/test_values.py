@@ -138,3 +138,25 @@ def test_tiers_that_are_not_named_stay_as_they_are(given: object) -> None:
 def test_no_tiers(given: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         values.tiers(given)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "valkey://h", "valkeys://h:6379", "redis://u:p@h/1", "rediss://[::1]:6380/0", "unix:///run/valkey.sock",
+        "unix://u:p@/run/valkey.sock?db=1",
+    ],
+)  # fmt: skip
+def test_valkey_urls(url: str) -> None:
+    read = values.valkey_url(url)
+    assert read.reveal() == url
+    assert url not in repr(read)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h", "http://h", "valkey://", "redis://h:0", "redis://h:x", "unix://", "postgresql://h", 5, None],
+)
+def test_no_valkey_urls(url: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.valkey_url(url)
