@@ -398,7 +398,9 @@ def test_one_that_stands_still_while_it_counts_keeps_nobody_waiting_and_sets_nob
     assert max(reply.received - reply.sent for reply in held) < 100_000_000
     shares = (PRO - 1) // 4 * 4
     assert Counter(reply.status for reply in held) == {200: shares, 429: 4 * PRO - shares}
-    assert sum(reply.status == 200 for reply in after) == PRO - 1 - shares
+    # Each worker tells what it had admitted when it is next asked; the first of them do not know it of the last.
+    left = PRO - 1 - shares
+    assert left <= sum(reply.status == 200 for reply in after) <= left + shares // 4 * 3
 
 
 def test_a_worker_that_is_stopped_between_requests_changes_nothing(four: World) -> None:

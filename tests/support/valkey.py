@@ -40,7 +40,7 @@ class Valkey:
             "no",
         ]
         self.process = subprocess.Popen([*command, *self.more], stdout=subprocess.DEVNULL, cwd=self.directory)
-        eventually(lambda: self.cli("PING") == "PONG" or bool(self.more))
+        eventually(lambda: self.cli("PING").startswith(("PONG", "NOAUTH")))
         return self
 
     def cli(self, *command: str) -> str:
