@@ -30,6 +30,7 @@ from qimem.bootstrap.serving import ENDPOINTS
 from qimem.cli import main as cli
 from qimem.config.load import ALIASES
 from qimem.config.schema import SECTIONS, options
+from qimem.observability.metrics import BOUNDS_SECONDS, METRICS
 from qimem.web.kit.errors import STATUS
 
 DOCS = Path(__file__).parent
@@ -355,12 +356,36 @@ def _limit_table(rows: list[list[str]]) -> list[str]:
     return [*table(["limit", "value", "why"], rows), ""] if rows else []
 
 
+# --- metrics.md -------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Every metric."""
+    rows = [
+        [
+            f"`{metric.name}`",
+            metric.kind.value,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.help,
+        ]
+        for metric in METRICS
+    ]
+    bounds = ", ".join(f"{bound:g}" for bound in BOUNDS_SECONDS)
+    introduction = (
+        "Served by the admin listener (`server.admin_bind`) at `/metrics`, in the text format of Prometheus; see "
+        "[watch the server](../how-to/watch-the-server.md). Any worker answers for all of them. No label names a realm, a client, a "
+        f"user, an address or a key. Buckets of durations end at {bounds} seconds."
+    )
+    return page("Metrics", introduction, table(["name", "kind", "labels", "what"], rows))
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "api.md": api,
     "cli.md": commands,
     "configuration.md": configuration,
     "errors.md": error_codes,
     "limits.md": limits,
+    "metrics.md": metrics,
     "permissions.md": permissions,
 }
 

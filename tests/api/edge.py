@@ -23,9 +23,10 @@ from qimem.errors import Conflict, Unauthenticated, storage_unavailable
 from qimem.kernel.audit_draft import Intent
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import ClientId, RealmId
+from qimem.observability.metrics import Metrics
 from qimem.server import http
 from qimem.web import system
-from qimem.web.app import create_app
+from qimem.web.app import Around, create_app
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.protocol import GuardedProtocol
 from qimem.wire.common import Request, Status
@@ -80,12 +81,12 @@ class Edge:
         self.served: list[str] = []
         self.recorder = FakeRecorder()
         self.faults: list[Any] = []
-        self.app = app or create_app(
-            (*system.ENDPOINTS, *self._endpoints()), SimpleNamespace(), OpenGate(), self.recorder, FakeLimits(),
-            cors_origins=origins,
-        )  # fmt: skip
+        endpoints = (*system.ENDPOINTS, *self._endpoints())
+        self.metrics = Metrics([endpoint.name for endpoint in endpoints])
+        around = Around(OpenGate(), self.recorder, FakeLimits(), self.metrics)
+        self.app = app or create_app(endpoints, SimpleNamespace(), around, cors_origins=origins)
         settings = replace(Settings(), server=ServerSettings(trusted_proxies=tuple(proxies)))
-        self._config = http._uvicorn_config(SimpleNamespace(app=self.app), settings)
+        self._config = http._uvicorn_config(self.app, settings)
         self._config.http = protocol
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)

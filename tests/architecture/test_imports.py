@@ -20,6 +20,7 @@ PLANTED = {
     "Cryptography only in crypto": ("qimem/kms/models.py", "import cryptography.fernet"),
     "SQL only in storage": ("qimem/identity/models.py", "import sqlalchemy"),
     "HTTP machinery only in web and server": ("qimem/bootstrap/core.py", "import uvicorn"),
+    "Prometheus only in observability": ("qimem/web/app.py", "import prometheus_client"),
     "Valkey only in coordination": ("qimem/web/app.py", "import redis"),
     "click only in cli": ("qimem/server/launch.py", "import click"),
     "structlog only in observability, cli and server": ("qimem/web/app.py", "import structlog"),

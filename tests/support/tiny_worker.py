@@ -26,11 +26,13 @@ class Tiny:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    admin_app = app
+
     async def close(self) -> None:
         print("closed", os.getpid(), file=sys.stderr, flush=True)
 
 
-async def start(settings, root_key, address, *, counters):
+async def start(settings, root_key, address, *, shared):
     if "refuse" in settings.web.cors_origins[0]:
         raise Refused("not like this")
     return Tiny(settings, root_key, address)

@@ -75,6 +75,11 @@ class AuditTrail:
         return not self._failed and len(self._waiting) < AUDIT_WAITING_MAX
 
     @property
+    def waiting(self) -> int:
+        """Records that wait for the disk and are not on their way."""
+        return len(self._waiting)
+
+    @property
     def segment(self) -> int:
         """The segment that is being written."""
         return self._state.segment

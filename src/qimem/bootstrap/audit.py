@@ -61,6 +61,7 @@ class AuditLog:
         self.intents = Intents(_INTENTS, clock, directory.path.name, lambda: trail.segment)
         self.recorder = AuditRecorder(trail, self.intents, refusals, clock)
         self.events = AuditEvents(log)
+        self.trail = trail
         self._trail = trail
         self._directory = directory
         total = settings.retention_mebibytes

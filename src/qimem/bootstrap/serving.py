@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
+from qimem import __version__
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
 from qimem.bootstrap.first import own_instance
+from qimem.bootstrap.watch import WorkerWatch
 from qimem.config.schema import Settings
 from qimem.coordination.rate_limits import Counter, RateLimits
 from qimem.coordination.window_table import WindowTable
@@ -21,18 +25,21 @@ from qimem.kernel.limits import SIGNING_KEYS_LOOK_SECONDS
 from qimem.kernel.metering import TIERS, UNLIMITED_TIER
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
+from qimem.kernel.shared_memory import SharedMemory
 from qimem.kms.cipher import CipherService
 from qimem.kms.hierarchy import RootKey
 from qimem.kms.instance import Instance
 from qimem.kms.signing_keys import DueSigningKeys
 from qimem.observability.logging import report_failed_job
+from qimem.observability.metrics import Metrics
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.jobs import ExpiredRowsRepository, JobRepository
 from qimem.storage.repositories.realm_remains import RealmRemainsRepository
 from qimem.web import system
+from qimem.web.admin import AdminApp
 from qimem.web.api import audit, auth, authz, clients, me, realms, roles, security, users
-from qimem.web.app import create_app
+from qimem.web.app import Around, create_app
 from qimem.web.oidc import jwks
 
 _SWEEP_SECONDS = 600
@@ -50,14 +57,20 @@ class Running:
     """A started installation: the ASGI application, and how to end it."""
 
     def __init__(
-        self, app: Any, core: Core, cipher: CipherService, jobs: JobRunner, log: AuditLog, counter: Counter
+        self,
+        app: Any,
+        admin_app: Any,
+        core: Core,
+        cipher: CipherService,
+        jobs: JobRunner,
+        closing: Sequence[Callable[[], Awaitable[None]]],
     ) -> None:
         self.app = app
+        self.admin_app = admin_app
         self._core = core
         self._cipher = cipher
         self._jobs = jobs
-        self._log = log
-        self._counter = counter
+        self._closing = closing
 
     async def close(self) -> None:
         """Drain: stop background work, return unused message leases, sign the log, close the database."""
@@ -66,8 +79,8 @@ class Running:
             stack.callback(self._core.keyring.close)
             stack.push_async_callback(self._core.database.close)
             stack.callback(self._core.lane.close)
-            stack.push_async_callback(self._log.close)
-            stack.push_async_callback(self._counter.close)
+            for close in self._closing:
+                stack.push_async_callback(close)
             stack.push_async_callback(self._cipher.give_back_leases)
             await self._jobs.stop()
 
@@ -78,7 +91,7 @@ async def start(
     address: str,
     clock: Clock | None = None,
     *,
-    counters: int | None = None,
+    shared: SharedMemory | None = None,
     throw_away: bool = False,
 ) -> Running:
     """Open the installation and build its services.
@@ -88,7 +101,7 @@ async def start(
         root_key: Taken over; wiped when the installation is closed.
         address: `http://host:port` as bound; becomes the external URL at the first start without one.
         clock: By default the machine's.
-        counters: Descriptor of the memory in which all workers count requests; None counts for this process alone.
+        shared: Memory of all workers; None where this process is the only one.
         throw_away: A server for tests, of which nothing is kept.
 
     Raises:
@@ -108,13 +121,25 @@ async def start(
         raise
     cipher = CipherService(database, KEYS, core.keyring)
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
-    counter = _counter(settings, instance, clock, counters)
+    counter = _counter(settings, instance, clock, None if shared is None else shared.windows)
+    metrics = Metrics([endpoint.name for endpoint in ENDPOINTS], None if shared is None else shared.metrics)
     addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
     limits = RateLimits(counter, settings.limits.tiers, addresses)
     origins = settings.web.cors_origins
-    app = create_app(ENDPOINTS, services, core.bearer, log.recorder, limits, cors_origins=origins)
+    around = Around(core.bearer, log.recorder, limits, metrics)
+    app = create_app(ENDPOINTS, services, around, cors_origins=origins)
+    watch = WorkerWatch(metrics, log.trail, core.lane, settings.server.data_dir, clock)
+    watch.start()
     jobs = _begun(core, database, log)
-    return Running(app, core, cipher, jobs, log, counter)
+    closing = (watch.stop, log.close, counter.close)
+    return Running(app, AdminApp(partial(_exposed, metrics, clock)), core, cipher, jobs, closing)
+
+
+def _exposed(metrics: Metrics, clock: Clock) -> bytes:
+    # Loaded when somebody asks: most servers are never asked.
+    from qimem.observability.exposition import exposed  # noqa: PLC0415
+
+    return exposed(metrics, __version__, clock.monotonic_seconds())
 
 
 def _counter(settings: Settings, instance: Instance, clock: Clock, descriptor: int | None) -> Counter:

@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FLAGS = {
     "data_dir": ("server.data_dir", "--data-dir", "D", "Directory of the embedded database [data]."),
     "bind": ("server.bind", "--bind", "A", "Where to listen [127.0.0.1:8080]; port 0 is any free one."),
+    "admin_bind": ("server.admin_bind", "--admin-bind", "A", "Where to serve metrics and health [nowhere]."),
     "workers": ("server.workers", "--workers", "N", "Worker processes [1]."),
     "external_url": ("server.external_url", "--external-url", "U", "Base of issuers and audiences."),
     "database_url": (

@@ -93,6 +93,16 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
                 "set server.trusted_proxies to the proxy that speaks TLS, or pass --allow-plain-http",
             )
         )
+    admin = server.admin_bind
+    if admin is not None and not (admin.loopback or server.allow_plain_http):
+        found.append(
+            Mistake(
+                origins["server.admin_bind"],
+                "server.admin_bind",
+                f"{admin} is reachable from other machines, and asks nobody who they are",
+                "bind it to 127.0.0.1, or pass --allow-plain-http where the network keeps others away",
+            )
+        )
     if settings.database.mode == "stateless" and server.workers > 1:
         found.append(
             Mistake(origins["server.workers"], "server.workers", "a server in memory has one worker")

@@ -34,6 +34,9 @@ class ServerSettings:
     bind: Address = _option(
         Address("127.0.0.1", 8080), values.address, "Where to listen; port 0 is any free."
     )
+    admin_bind: Address | None = _option(
+        None, values.address, "Where metrics and health are served to whoever can reach it; unset is nowhere."
+    )
     workers: int = _option(1, values.integer(1, WORKERS_MAX), "Worker processes.", unit="processes")
     external_url: str | None = _option(
         None,

@@ -14,7 +14,6 @@ import math
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Callable
 from fcntl import F_GETLK, F_UNLCK, F_WRLCK, LOCK_EX, LOCK_NB, LOCK_UN, fcntl, lockf
 from pathlib import Path
@@ -32,6 +31,7 @@ from qimem.kernel.limits import (
     REMEMBERED_BUCKETS_MAX,
 )
 from qimem.kernel.metering import Allowance, Charge
+from qimem.kernel.shared_memory import memory_file
 
 BUCKET_BYTES: Final = 16
 _SLOT: Final = struct.Struct(f"={BUCKET_BYTES}sdQQ")
@@ -53,18 +53,13 @@ _unpack = _SLOT.unpack_from
 _new: Callable[[type[Charge], tuple[bool, int, int, int, int]], Charge] = tuple.__new__
 
 
-def shared_memory() -> int:
+def shared_windows() -> int:
     """A descriptor of an empty table; processes that inherit it count together.
 
     Raises:
         OSError: the system has no memory for it.
     """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("qimem-windows")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _TABLE_BYTES)
+    descriptor = memory_file("windows", _TABLE_BYTES)
     os.pwrite(descriptor, random_bytes(KEY_BYTES), _KEY_AT)
     return descriptor
 
@@ -74,7 +69,7 @@ class WindowTable:
 
     Args:
         clock: Its monotonic time is that of every process which shares the table.
-        descriptor: Of `shared_memory`, which stays open; None counts for this process alone.
+        descriptor: Of `shared_windows`, which stays open; None counts for this process alone.
         workers: How many share it.
     """
 

@@ -99,6 +99,11 @@ class PasswordLane:
             return matched and known is not None
         return await self._imported.run(_check(phc, normalized, pepper, password.reveal()))
 
+    @property
+    def waiting(self) -> int:
+        """Passwords that are hashed or wait for it."""
+        return self._own.waiting + self._imported.waiting
+
     def close(self) -> None:
         """Let running hashes end and start no more."""
         self._own.close()
@@ -120,14 +125,14 @@ class _Threads:
     """A few threads behind a bounded queue."""
 
     def __init__(self, name: str, width: int, waiting_max: int) -> None:
-        self._waiting = 0
+        self.waiting = 0
         self._waiting_max = waiting_max
         self._threads = ThreadPoolExecutor(width, thread_name_prefix=name, initializer=_lower_priority)
 
     async def run(self, work: Callable[[], T]) -> T:
-        if self._waiting >= self._waiting_max:
+        if self.waiting >= self._waiting_max:
             raise Unavailable("too many logins at once", code="overloaded")
-        self._waiting += 1
+        self.waiting += 1
         loop = asyncio.get_running_loop()
         submitted = self._threads.submit(work)
         # Who gives up may leave work behind that has begun: it keeps its place until it is done.
@@ -144,7 +149,7 @@ class _Threads:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _done(self) -> None:
-        self._waiting -= 1
+        self.waiting -= 1
 
 
 def _lower_priority() -> None:

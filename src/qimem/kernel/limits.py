@@ -225,6 +225,10 @@ AUDIT_LAG_SECONDS: Final = 60
 # Processes.
 WORKERS_MAX: Final = 64
 DRAIN_SECONDS: Final = 10.0
+METRICS_SECONDS: Final = 1.0
+"""How often a worker tells how it is."""
+METRICS_STALE_SECONDS: Final = 5.0
+"""Of a worker that has told nothing for so long nothing is shown: it is gone, or hangs."""
 HEARTBEAT_SECONDS: Final = 1.0
 HEARTBEAT_MISSED_SECONDS: Final = 10.0
 WORKER_START_SECONDS: Final = 30.0

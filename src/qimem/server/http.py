@@ -22,6 +22,7 @@ import uvloop
 from qimem.config.schema import Settings
 from qimem.kernel.limits import DRAIN_SECONDS
 from qimem.kernel.secret import SecretBytes
+from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import logger
 
 _CLOSE_SECONDS = 2.0
@@ -36,6 +37,11 @@ class Running(Protocol):
         """The ASGI 3 application."""
         ...
 
+    @property
+    def admin_app(self) -> Callable[..., Awaitable[None]]:
+        """The ASGI 3 application of the admin listener."""
+        ...
+
     async def close(self) -> None:
         """Give back what it holds."""
         ...
@@ -45,7 +51,7 @@ class Start(Protocol):
     """Starts the application for the address that clients use."""
 
     def __call__(
-        self, settings: Settings, root_key: SecretBytes, address: str, *, counters: int | None
+        self, settings: Settings, root_key: SecretBytes, address: str, *, shared: SharedMemory | None
     ) -> Awaitable[Running]:
         """Open storage, check the root key, build the services."""
         ...
@@ -71,7 +77,7 @@ class Stop:
     """The wish to stop, from a signal; remembered when it comes before there is anything to stop."""
 
     def __init__(self) -> None:
-        self._server: _Server | None = None
+        self._servers: list[_Server] = []
         self._asked = False
 
     def listen(self, loop: asyncio.AbstractEventLoop, *signals: signal.Signals) -> None:
@@ -80,17 +86,16 @@ class Stop:
             loop.add_signal_handler(number, self._signaled)
 
     def attach(self, server: _Server) -> None:
-        """The server that is to stop."""
-        self._server = server
+        """A server that is to stop."""
+        self._servers.append(server)
         server.should_exit = self._asked
 
     def ask(self) -> None:
         """Begin to drain; asked again, do not wait for connections any longer."""
-        if self._asked and self._server is not None:
-            self._server.force_exit = True
+        for server in self._servers:
+            server.force_exit = server.force_exit or self._asked
+            server.should_exit = True
         self._asked = True
-        if self._server is not None:
-            self._server.should_exit = True
 
     def _signaled(self) -> None:
         if not self._asked:
@@ -108,6 +113,7 @@ async def serve(
     *,
     stop: Stop,
     listening: Callable[[], Awaitable[None]],
+    admin: socket.socket | None = None,
 ) -> None:
     """Serve until stopped, then drain and close the application.
 
@@ -117,17 +123,28 @@ async def serve(
         listener: A bound socket; taken over.
         stop: Where the wish to stop arrives.
         listening: Awaited once connections are accepted.
+        admin: Another bound socket, for the admin application; taken over.
     """
-    server = _Server(_uvicorn_config(running, settings), listening)
+    server = _Server(_uvicorn_config(running.app, settings), listening)
     stop.attach(server)
+    beside: list[asyncio.Task[None]] = []
+    if admin is not None:
+        other = _Server(_uvicorn_config(running.admin_app, settings), _nothing)
+        stop.attach(other)
+        beside.append(asyncio.create_task(other.serve(sockets=[admin])))
     _settle()
     try:
         await server.serve(sockets=[listener])
+        await asyncio.gather(*beside)
     finally:
         try:
             await asyncio.wait_for(running.close(), _CLOSE_SECONDS)
         except TimeoutError:
             logger().warning("close took too long", duration_seconds=_CLOSE_SECONDS)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def runner() -> asyncio.Runner:
@@ -145,12 +162,12 @@ def _settle() -> None:
         trim(0)
 
 
-def _uvicorn_config(running: Running, settings: Settings) -> uvicorn.Config:
+def _uvicorn_config(app: Callable[..., Awaitable[None]], settings: Settings) -> uvicorn.Config:
     from qimem.web.kit.protocol import GuardedProtocol  # noqa: PLC0415
 
     trusted: Any = list(settings.server.trusted_proxies)
     return uvicorn.Config(
-        running.app,
+        app,
         http=GuardedProtocol,
         ws="none",
         loop="uvloop",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from qimem.config.schema import Settings
 from qimem.kernel.hardening import erase_variables, harden, is_setting
 from qimem.kernel.refusal import Refused
+from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
 from qimem.server.sockets import base_url, reserve, share
@@ -33,11 +34,13 @@ class Serving:
         settings: Those in force, with the data directory in use.
         url: Its real address.
         installed: What was made, when the installation is new.
+        admin_url: Real address of the admin listener, if there is one.
     """
 
     settings: Settings
     url: str
     installed: Installed | None
+    admin_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,16 @@ def launch(plan: Plan) -> int:
     with ExitStack() as stack:
         settings = plan.settings
         listener = stack.enter_context(reserve(settings.server.bind))
+        bind = settings.server.admin_bind
+        admin = None if bind is None else stack.enter_context(reserve(bind))
         if settings.database.mode == "stateless":
             settings = stack.enter_context(in_memory(settings))
         if settings.server.workers == 1:
-            return _run_here(plan, settings, listener)
-        return _run_workers(plan, settings, listener)
+            return _run_here(plan, settings, listener, admin)
+        return _run_workers(plan, settings, listener, admin)
 
 
-def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
+def _run_here(plan: Plan, settings: Settings, listener: socket.socket, admin: socket.socket | None) -> int:
     from qimem.bootstrap.serving import start  # noqa: PLC0415
     from qimem.server.http import Stop, runner, serve  # noqa: PLC0415
 
@@ -87,35 +92,49 @@ def _run_here(plan: Plan, settings: Settings, listener: socket.socket) -> int:
         running = loop.run(start(settings, opened.root_key, url, throw_away=plan.throw_away))
 
         async def listening() -> None:
-            serving = Serving(settings, url, opened.installed)
+            serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
             await asyncio.to_thread(plan.announce, serving)
 
-        loop.run(serve(running, settings, listener, stop=stop, listening=listening))
+        loop.run(serve(running, settings, listener, stop=stop, listening=listening, admin=admin))
     logger().info("stopped", pid=os.getpid())
     return 0
 
 
-def _run_workers(plan: Plan, settings: Settings, listener: socket.socket) -> int:
-    from qimem.coordination.window_table import shared_memory  # noqa: PLC0415
+def _run_workers(plan: Plan, settings: Settings, listener: socket.socket, admin: socket.socket | None) -> int:
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
     url = base_url(listener)
-    try:
-        counters = shared_memory()
-    except OSError as error:
-        raise Refused(
-            f"no memory that workers share: {error.strerror}", "give the server 6 MiB more"
-        ) from error
-    with Supervisor(settings.server.workers, inherited=(counters,)) as supervisor:
+    shared = _shared_memory()
+    with Supervisor(settings.server.workers, inherited=shared) as supervisor:
         _import_all(settings)
         supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, url))
-        share(listener)
-        host, port = listener.getsockname()[:2]
-        order = Order(settings, opened.root_key, host, port, url, counters)
-        serving = Serving(settings, url, opened.installed)
+        host, port = _shared(listener)
+        order = Order(
+            settings, opened.root_key, host, port, url, shared, None if admin is None else _shared(admin)
+        )
+        serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
         return supervisor.run(order, lambda: plan.announce(serving))
+
+
+def _shared(listener: socket.socket) -> tuple[str, int]:
+    """Where workers join in."""
+    share(listener)
+    host, port = listener.getsockname()[:2]
+    return host, port
+
+
+def _shared_memory() -> SharedMemory:
+    from qimem.coordination.window_table import shared_windows  # noqa: PLC0415
+    from qimem.observability.metrics import shared_metrics  # noqa: PLC0415
+
+    try:
+        return SharedMemory(shared_windows(), shared_metrics())
+    except OSError as error:
+        raise Refused(
+            f"no memory that workers share: {error.strerror}", "give the server more memory"
+        ) from error
 
 
 async def _open(plan: Plan, settings: Settings, url: str) -> Opened:

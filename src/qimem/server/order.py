@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from qimem.config.schema import Settings
 from qimem.config.transfer import dump, restore
 from qimem.kernel.secret import SecretBytes
+from qimem.kernel.shared_memory import SharedMemory
 from qimem.kms.hierarchy import KEY_BYTES
 
 
@@ -24,7 +25,8 @@ class Order:
         host: Address to listen on, already reserved.
         port: The real port.
         url: Base URL that clients use.
-        counters: Descriptor of the memory in which all workers count requests; each has inherited it.
+        shared: Descriptors of the memory that workers share; each has inherited them.
+        admin: Host and port of the admin listener, already reserved.
     """
 
     settings: Settings
@@ -32,11 +34,18 @@ class Order:
     host: str
     port: int
     url: str
-    counters: int | None = None
+    shared: SharedMemory | None = None
+    admin: tuple[str, int] | None = None
 
     def send(self, descriptor: int) -> None:
         """Write it all; the reader may still be starting, so this is small enough for a pipe's buffer."""
-        place = {"host": self.host, "port": self.port, "url": self.url, "counters": self.counters}
+        place = {
+            "host": self.host,
+            "port": self.port,
+            "url": self.url,
+            "shared": self.shared,
+            "admin": self.admin,
+        }
         head = json.dumps({"place": place, "settings": dump(self.settings).decode()}).encode()
         os.writev(descriptor, [len(head).to_bytes(4, "big"), head, self.root_key.reveal()])
 
@@ -52,7 +61,10 @@ class Order:
         key = SecretBytes(buffer)
         buffer[:] = bytes(KEY_BYTES)
         told = json.loads(head)
-        return cls(restore(told["settings"].encode()), key, **told["place"])
+        place = told["place"]
+        place["shared"] = None if place["shared"] is None else SharedMemory(*place["shared"])
+        place["admin"] = None if place["admin"] is None else tuple(place["admin"])
+        return cls(restore(told["settings"].encode()), key, **place)
 
 
 def _exactly(descriptor: int, length: int) -> bytearray:

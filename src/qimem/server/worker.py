@@ -87,7 +87,7 @@ async def _work(order: Order, reports: int, start: Start) -> None:
 
     stop = Stop()
     stop.listen(asyncio.get_running_loop(), signal.SIGTERM)
-    running: Running = await start(order.settings, order.root_key, order.url, counters=order.counters)
+    running: Running = await start(order.settings, order.root_key, order.url, shared=order.shared)
     beats: list[asyncio.Task[None]] = []
 
     async def listening() -> None:
@@ -95,7 +95,9 @@ async def _work(order: Order, reports: int, start: Start) -> None:
         beats.append(asyncio.create_task(_beat(reports)))
 
     os.set_blocking(reports, False)
-    await serve(running, order.settings, join(order.host, order.port), stop=stop, listening=listening)
+    admin = None if order.admin is None else join(*order.admin)
+    listener = join(order.host, order.port)
+    await serve(running, order.settings, listener, stop=stop, listening=listening, admin=admin)
     for beat in beats:
         beat.cancel()
 

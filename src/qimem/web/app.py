@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 from qimem.authz.permissions import Permission
 from qimem.errors import Forbidden, Internal, QimemError, Unavailable, outcome_unknown
@@ -18,6 +19,7 @@ from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import Actor, RequestContext
 from qimem.kernel.epochs import RealmCache
 from qimem.observability.logging import report_unexpected
+from qimem.observability.metrics import Metrics
 from qimem.web.kit import errors, json_guard
 from qimem.web.kit.asked import Asked, RateLimits, Receive, Scope, Send, exchange_of
 from qimem.web.kit.cors import Cors
@@ -41,6 +43,15 @@ Answer = tuple[int, bytes, bytes]
 """Status, rendered header lines, body."""
 
 
+class Around(NamedTuple):
+    """What stands around every handler: who comes in, what is recorded, charged and counted."""
+
+    gate: Gate
+    recorder: Recorder
+    limits: RateLimits
+    metrics: Metrics
+
+
 class App:
     """ASGI 3 application.
 
@@ -53,23 +64,23 @@ class App:
         self,
         endpoints: Sequence[Endpoint],
         services: Services,
-        gate: Gate,
-        recorder: Recorder,
-        limits: RateLimits,
+        around: Around,
+        *,
         cors_origins: Sequence[str] = (),
     ) -> None:
         self._router = Router(endpoints)
         self._services = services
-        self._gate = gate
-        self._recorder = recorder
-        self._limits = limits
+        self._gate = around.gate
+        self._recorder = around.recorder
+        self._limits = around.limits
+        self._metrics = around.metrics
         self._cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             raise RuntimeError(f"unsupported protocol: {scope['type']}")
-        asked = Asked(scope, receive, self._limits)
+        asked = Asked(scope, receive, self._limits, monotonic())
         request_id, exchange = asked.request_id, asked.exchange
         failure: QimemError | TransportError | None = None
         try:
@@ -135,6 +146,8 @@ class App:
         lines += self._cors.headers(asked.headers.get(b"origin"))
         if asked.charge is not None:
             lines += _LIMIT_LINES % (asked.charge.limit, asked.charge.remaining, asked.charge.reset)
+        endpoint = asked.endpoint
+        self._metrics.answered(None if endpoint is None else endpoint.name, status, monotonic() - asked.began)
         return status, lines + b"x-request-id: " + asked.request_id + b"\r\n", body
 
     async def _judge(self, asked: Asked) -> Answer:
@@ -215,16 +228,10 @@ class App:
 
 
 def create_app(
-    endpoints: Sequence[Endpoint],
-    services: Services,
-    gate: Gate,
-    recorder: Recorder,
-    limits: RateLimits,
-    *,
-    cors_origins: Sequence[str] = (),
+    endpoints: Sequence[Endpoint], services: Services, around: Around, *, cors_origins: Sequence[str] = ()
 ) -> App:
     """The application for these endpoints."""
-    return App(endpoints, services, gate, recorder, limits, cors_origins)
+    return App(endpoints, services, around, cors_origins=cors_origins)
 
 
 def _named_realm(endpoint: Endpoint, call: Call[Any, Any]) -> str | None:

@@ -168,6 +168,15 @@ def test_loopback_needs_none(bind: str) -> None:
     assert load({"server.bind": bind}, {}).settings.server.bind.loopback
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0:9090", ":9090", "[::]:9090", "192.0.2.1:9090"])
+def test_metrics_for_other_machines_need_a_word(bind: str) -> None:
+    told = mistakes({"server.admin_bind": bind})
+    assert len(told) == 1
+    assert "asks nobody who they are" in told[0]
+    assert load({"server.admin_bind": bind, "server.allow_plain_http": True}, {})
+    assert load({"server.admin_bind": "127.0.0.1:9090"}, {})
+
+
 def test_memory_has_one_worker() -> None:
     assert mistakes({"server.workers": 2}, {"QIMEM_MODE": "stateless"}) == [
         "--workers: server.workers: a server in memory has one worker"

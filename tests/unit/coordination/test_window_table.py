@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from qimem.coordination import window_table
-from qimem.coordination.window_table import WindowTable, shared_memory
+from qimem.coordination.window_table import WindowTable, shared_windows
 from qimem.kernel.clock import ManualClock, SystemClock
 from qimem.kernel.metering import UNITS_MAX, Allowance, Charge
 
@@ -39,7 +39,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    descriptor = shared_memory()
+    descriptor = shared_windows()
     yield descriptor
     os.close(descriptor)
 

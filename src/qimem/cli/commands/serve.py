@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@settings_options("data_dir", "bind", "workers", "database_url", "root_key_file", "external_url")
+@settings_options(
+    "data_dir", "bind", "admin_bind", "workers", "database_url", "root_key_file", "external_url"
+)
 @click.option("--allow-plain-http", is_flag=True, default=None, help="Serve other machines without TLS.")
 def serve(config_file: Path | None, allow_plain_http: bool | None, **given: Any) -> int:
     """Run the server.
@@ -37,4 +39,6 @@ def _announce(serving: Serving) -> None:
 
     for line in greeting(serving):
         write(line)
+    if serving.admin_url is not None:
+        write(f"metrics {serving.admin_url}/metrics")
     write(f"ready {serving.url}")

@@ -43,10 +43,11 @@ class Asked:
     """One request; headers of the same name show the last value. It is the meter that services charge."""
 
     __slots__ = (
-        "_limits", "charge", "draft", "endpoint", "exchange", "headers", "heard", "receive", "request_id", "scope",
+        "_limits", "began", "charge", "draft", "endpoint", "exchange", "headers", "heard", "receive", "request_id", "scope",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, limits: RateLimits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: RateLimits, began: float) -> None:
+        self.began = began
         self.scope = scope
         self.receive = receive
         self._limits = limits

@@ -1,0 +1,95 @@
+"""What a worker tells of itself once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from qimem.audit.trail import AuditTrail
+from qimem.identity.passwords import PasswordLane
+from qimem.kernel.clock import Clock
+from qimem.kernel.limits import METRICS_SECONDS
+from qimem.observability.metrics import Metrics
+
+_STATM = Path("/proc/self/statm")
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+class WorkerWatch:
+    """Tells how this worker is until it is stopped.
+
+    Args:
+        metrics: Where it is told.
+        trail: Of this worker.
+        lane: Where passwords are hashed.
+        audit_directory: On the disk whose free space is told.
+        clock: Stamps what is told.
+    """
+
+    def __init__(
+        self, metrics: Metrics, trail: AuditTrail, lane: PasswordLane, audit_directory: Path, clock: Clock
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._trail = trail
+        self._lane = lane
+        self._audit_directory = audit_directory
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; to be called on the loop."""
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Tell no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        late = 0.0
+        while True:
+            # A disk that hangs must not take the loop along.
+            free = await asyncio.to_thread(_free_bytes, self._audit_directory)
+            self._metrics.tell(self._values(late, free), self._clock.monotonic_seconds())
+            due = loop.time() + METRICS_SECONDS
+            await asyncio.sleep(METRICS_SECONDS)
+            late = loop.time() - due
+
+    def _values(self, late: float, free: float) -> Sequence[float]:
+        """In the order of `metrics.GAUGES`."""
+        return (
+            _resident_bytes(),
+            _open_files(),
+            late,
+            self._lane.waiting,
+            self._trail.waiting,
+            float(self._trail.writable),
+            free,
+        )
+
+
+def _resident_bytes() -> float:
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _open_files() -> float:
+    try:
+        return len(list(_DESCRIPTORS.iterdir()))
+    except OSError:
+        return 0.0
+
+
+def _free_bytes(directory: Path) -> float:
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0.0
+    return found.f_bavail * found.f_frsize

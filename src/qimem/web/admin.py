@@ -1,0 +1,43 @@
+"""What the admin listener serves: metrics and health, and nothing that the main listener serves.
+
+It asks nobody who they are. By default it listens nowhere, and on other addresses than this machine's own only where plain
+HTTP was allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from qimem.observability.metrics import CONTENT_TYPE
+from qimem.web.kit import errors
+from qimem.web.kit.asked import Receive, Scope, Send, exchange_of
+from qimem.wire.common import ErrorBody, Status
+
+_TEXT = b"content-type: " + CONTENT_TYPE.encode() + b"\r\n" + errors.NO_STORE + errors.API
+_PATHS = frozenset({"/metrics", "/health"})
+
+
+class AdminApp:
+    """ASGI 3 application under this product's own protocol.
+
+    Args:
+        metrics: Renders all metrics; takes milliseconds.
+    """
+
+    def __init__(self, metrics: Callable[[], bytes]) -> None:
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - no body is read
+        """Serve one request."""
+        exchange_of(scope).answer(*await self._answer(scope["method"], scope["path"]))
+
+    async def _answer(self, method: str, path: str) -> tuple[int, bytes, bytes]:
+        if path not in _PATHS:
+            return 404, errors.JSON_ANSWER, errors.encode(ErrorBody(error="not found", code="not_found"))
+        if method not in ("GET", "HEAD"):
+            refusal = ErrorBody(error=f"method not allowed: {method}", code="method_not_allowed")
+            return 405, errors.JSON_ANSWER + b"allow: GET, HEAD\r\n", errors.encode(refusal)
+        if path == "/health":
+            return 200, errors.JSON_ANSWER, errors.encode(Status(status="ok"))
+        return 200, _TEXT, await asyncio.to_thread(self._metrics)

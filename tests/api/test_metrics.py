@@ -1,0 +1,146 @@
+"""The admin listener: metrics of all workers and health, on an address of its own and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.api.edge import Edge, only
+from tests.api.raw import Raw, get, post
+from tests.support.load import listeners, spread, worker_pids
+from tests.support.processes import eventually
+from tests.support.server import Server, refused
+
+
+class Watched:
+    """A server with an admin listener."""
+
+    def __init__(self, directory: Path, workers: int) -> None:
+        self.server = Server(directory, workers=workers, extra=("--admin-bind", "127.0.0.1:0")).start()
+        told = [line for line in self.server.lines if line.startswith("metrics ")]
+        assert len(told) == 1
+        self.url = told[0].removeprefix("metrics ")
+
+    def scrape(self) -> dict[tuple[str, ...], float]:
+        answer = httpx.get(self.url)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return {
+            (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+
+    def answered(self, operation: str, status: int) -> float:
+        return self.scrape().get(("qimem_http_requests_total", operation, str(status)), 0.0)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids="{} workers".format)
+def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    watched = Watched(tmp_path_factory.mktemp("watched"), request.param)
+    yield watched
+    watched.server.stop()
+
+
+def test_every_answer_of_every_worker_is_counted_once(watched: Watched) -> None:
+    before = watched.answered("realms.jwks", 200), watched.answered("none", 404)
+    path = "/realms/system/jwks"
+    with spread(watched.server) as wires:
+        for wire in wires:
+            assert wire.get(path).status == 200
+            assert wire.get("/nowhere").status == 404
+    after = watched.answered("realms.jwks", 200), watched.answered("none", 404)
+    assert after == (before[0] + len(wires), before[1] + len(wires))
+
+
+def test_each_worker_tells_how_it_is(watched: Watched) -> None:
+    workers = {str(number) for number in range(1, watched.server.workers + 1)}
+
+    def told() -> bool:
+        seen = watched.scrape()
+        return all(seen.get(("qimem_worker_resident_bytes", worker), 0) > 10_000_000 for worker in workers)
+
+    eventually(told)
+    seen = watched.scrape()
+    for worker in workers:
+        assert seen["qimem_worker_audit_writable", worker] == 1
+        assert seen["qimem_worker_open_files", worker] > 5
+        assert seen["qimem_worker_audit_free_bytes", worker] > 0
+        assert seen["qimem_worker_passwords_waiting", worker] == 0
+    assert seen["qimem_worker_starts_total",] >= watched.server.workers
+
+
+def test_the_listeners_serve_nothing_of_each_other(watched: Watched) -> None:
+    admin = watched.url.removesuffix("/metrics")
+    refused(httpx.get(f"{watched.server.url}/metrics"), 404, "not_found")
+    for path in ("/", "/ready", "/v1/auth/me", "/docs", "/realms/system/jwks"):
+        refused(httpx.get(admin + path), 404, "not_found")
+    refused(httpx.post(watched.url), 405, "method_not_allowed")
+    assert httpx.get(f"{admin}/health").json() == {"status": "ok"}
+    head = httpx.head(watched.url)
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_nothing_of_the_metrics_names_anybody(watched: Watched) -> None:
+    token = watched.server.token()
+    httpx.get(f"{watched.server.url}/v1/auth/me", headers={"Authorization": f"Bearer {token}"})
+    text = httpx.get(watched.url).text
+    known = watched.server.credentials
+    for secret in (
+        token,
+        known["client_secret"],
+        known["password"],
+        known["client_id"],
+        known["realm_id"] + '"',
+    ):
+        assert secret not in text
+
+
+def test_counts_do_not_go_back_when_workers_are_replaced(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, 2)
+    try:
+        with spread(watched.server) as wires:
+            for wire in wires:
+                wire.get("/nowhere")
+        before = watched.answered("none", 404)
+        assert before >= 8
+        pids = worker_pids(watched.server)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        # Both ports of both.
+        eventually(lambda: not set(pids) & set(worker_pids(watched.server)), seconds=30)
+        eventually(lambda: len(listeners(watched.server)) == 2, seconds=30)
+        httpx.get(f"{watched.server.url}/nowhere")
+        assert watched.answered("none", 404) == before + 1
+        assert watched.scrape()["qimem_worker_starts_total",] == 4
+        assert sum(key[0] == "qimem_worker_open_files" for key in watched.scrape()) == 2
+    finally:
+        assert watched.server.stop() == 0
+
+
+def test_an_answer_is_counted_with_the_time_until_it_left() -> None:
+    with Edge(only()) as edge, Raw(edge.url) as client:
+        for text in (b'{"text":"one"}', b"{"):
+            client.send(post("/v1/echo", text, "Authorization: Bearer good"))
+            client.answer()
+        client.send(get("/nowhere"))
+        client.answer()
+        counted = {sample.operation: sample for sample in edge.metrics.samples()}
+    assert counted["edge.echo"].statuses == {200: 1, 400: 1}
+    assert sum(counted["edge.echo"].buckets) == 2
+    assert 0 < counted["edge.echo"].seconds < 1
+    assert counted["none"].statuses == {404: 1}
+
+
+def test_a_server_without_the_option_has_no_second_listener(tmp_path: Path) -> None:
+    server = Server(tmp_path).start()
+    try:
+        assert not [line for line in server.lines if line.startswith("metrics")]
+    finally:
+        server.stop()
