@@ -10,7 +10,7 @@ import pytest
 
 from tests.architecture.sources import ROOT
 
-PAGES = ["api.md", "cli.md", "configuration.md", "errors.md", "limits.md", "permissions.md"]
+PAGES = ["api.md", "cli.md", "configuration.md", "errors.md", "limits.md", "metrics.md", "permissions.md"]
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
