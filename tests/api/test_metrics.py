@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.edge import Edge, only
 from tests.api.raw import Raw, get, post
+from tests.support.cli import qimem
 from tests.support.load import listeners, spread, worker_pids
 from tests.support.processes import eventually
 from tests.support.server import Server, refused
@@ -144,3 +147,53 @@ def test_a_server_without_the_option_has_no_second_listener(tmp_path: Path) -> N
         assert not [line for line in server.lines if line.startswith("metrics")]
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_address_of_the_server_is_not_taken_for_metrics(tmp_path: Path, workers: int) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+    done = qimem(
+        "serve",
+        "--data-dir",
+        tmp_path / "data",
+        "--bind",
+        place,
+        "--admin-bind",
+        place,
+        "--workers",
+        str(workers),
+    )
+    assert done.code == 78
+    assert "where the server itself listens" in done.err
+
+
+def test_an_address_that_is_taken_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = qimem("serve", "--data-dir", tmp_path / "data", "--bind", "127.0.0.1:0", "--admin-bind", place)
+    assert done.code == 78
+    assert f"cannot listen on {place}" in done.err
+
+
+def test_metrics_are_there_as_soon_as_the_server_says_so(tmp_path: Path) -> None:
+    for number in range(3):
+        place = tmp_path / str(number)
+        place.mkdir()
+        watched = Watched(place, 1 + number % 2)
+        try:
+            assert watched.scrape()
+        finally:
+            assert watched.server.stop() == 0
+
+
+def test_a_scraper_that_holds_its_connection_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, 1)
+    with httpx.Client() as client:
+        assert client.get(watched.url).status_code == 200
+        began = time.monotonic()
+        assert watched.server.stop() == 0
+        assert time.monotonic() - began < 5

@@ -17,6 +17,7 @@ from qimem.bootstrap.watch import WorkerWatch
 from qimem.config.schema import Settings
 from qimem.coordination.rate_limits import Counter, RateLimits
 from qimem.coordination.window_table import WindowTable
+from qimem.crypto.mac import mac
 from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
 from qimem.jobs.tasks import ExpiredSweep, RemainsSweep
@@ -43,6 +44,7 @@ from qimem.web.app import Around, create_app
 from qimem.web.oidc import jwks
 
 _SWEEP_SECONDS = 600
+_BUCKETS_LABEL = b"qimem rate limit buckets v1\0"
 _SIGNING_KEYS_TASK = "signing-keys"
 _INSTANCE = InstanceRepository()
 
@@ -121,7 +123,7 @@ async def start(
         raise
     cipher = CipherService(database, KEYS, core.keyring)
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
-    counter = _counter(settings, instance, clock, None if shared is None else shared.windows)
+    counter = _counter(settings, instance, root_key, clock, shared)
     metrics = Metrics([endpoint.name for endpoint in ENDPOINTS], None if shared is None else shared.metrics)
     addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
     limits = RateLimits(counter, settings.limits.tiers, addresses)
@@ -142,15 +144,19 @@ def _exposed(metrics: Metrics, clock: Clock) -> bytes:
     return exposed(metrics, __version__, clock.monotonic_seconds())
 
 
-def _counter(settings: Settings, instance: Instance, clock: Clock, descriptor: int | None) -> Counter:
-    table = WindowTable(clock, descriptor, settings.server.workers)
+def _counter(
+    settings: Settings, instance: Instance, root_key: SecretBytes, clock: Clock, shared: SharedMemory | None
+) -> Counter:
+    table = WindowTable(clock, None if shared is None else shared.windows, settings.server.workers)
     if settings.limits.valkey_url is None:
         return table
     # The driver takes a tenth of a second of the start of a server that has no use for it.
     from qimem.coordination.valkey_counter import ValkeyCounter  # noqa: PLC0415
 
     url, nodes = settings.limits.valkey_url, settings.limits.nodes
-    return ValkeyCounter(url, instance.instance_id.bytes, table, nodes, clock)
+    # The same on all nodes; who reads the keys there must not learn addresses by trying all of them.
+    key = mac(root_key, _BUCKETS_LABEL + instance.instance_id.bytes)
+    return ValkeyCounter(url, instance.instance_id.hex, key, table, nodes, clock)
 
 
 def _begun(core: Core, database: OpenDatabase, log: AuditLog) -> JobRunner:

@@ -103,6 +103,14 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
                 "bind it to 127.0.0.1, or pass --allow-plain-http where the network keeps others away",
             )
         )
+    if admin is not None and _collide(admin, server.bind):
+        found.append(
+            Mistake(
+                origins["server.admin_bind"],
+                "server.admin_bind",
+                f"{admin} is where the server itself listens",
+            )
+        )
     if settings.database.mode == "stateless" and server.workers > 1:
         found.append(
             Mistake(origins["server.workers"], "server.workers", "a server in memory has one worker")
@@ -114,6 +122,12 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
             )
         )
     return found
+
+
+def _collide(one: Address, other: Address) -> bool:
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    same = one.host == other.host or bool({one.host, other.host} & everywhere)
+    return one.port == other.port != 0 and same
 
 
 def loopback_only(bind: Address) -> list[Mistake]:
@@ -194,10 +208,18 @@ def _one(origin: str, option: str, raw: object, mistakes: list[Mistake]) -> dict
     if option not in names:
         mistakes.append(_unknown(origin, option, names))
         return {}
-    if option in _MAY_HOLD_PASSWORD and isinstance(raw, str) and urlsplit(raw).password is not None:
+    if option in _MAY_HOLD_PASSWORD and isinstance(raw, str) and _holds_password(raw):
         mistakes.append(Mistake(origin, option, "holds a password", _MAY_HOLD_PASSWORD[option]))
         return {}
     return {option: Given(raw, origin)}
+
+
+def _holds_password(url: str) -> bool:
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:
+        # What is wrong with it is told by who reads it.
+        return False
 
 
 def _unknown(origin: str, option: str, names: Mapping[str, object]) -> Mistake:

@@ -6,6 +6,7 @@ Every reader raises ValueError with a reason that does not repeat the value.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -127,9 +128,16 @@ def database_url(value: object) -> SecretText:
 def valkey_url(value: object) -> SecretText:
     """`valkey://`, `redis://`, with `s` for TLS, or `unix://`; kept as a secret, for it may carry a password."""
     url = text(value)
-    parts = urlsplit(url)
-    if parts.scheme not in ("valkey", "valkeys", "redis", "rediss", "unix") or not _has_sound_port(parts):
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("expected a valkey://, redis:// or unix:// URL") from None
+    schemes = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
+    if not url.startswith(schemes) or not _has_sound_port(parts):
         raise ValueError("expected a valkey://, redis:// or unix:// URL")
+    # The library takes further options there, a password among them.
+    if parts.fragment or not re.fullmatch(r"(db=\d{1,4})?", parts.query):
+        raise ValueError("expected no query but db=<number>")
     if not (parts.path if parts.scheme == "unix" else parts.hostname):
         raise ValueError("expected a host, or the path of a socket")
     return SecretText(url)

@@ -1,10 +1,11 @@
 """Counts in a Valkey or Redis server, for several nodes that have one limit together.
 
-A window is a key that ends with it. A charge is one `INCRBY`, together with all that wait; where a window ends is asked
-once (`PEXPIRETIME`, so the server is Valkey, or Redis 7.0 or newer). No scripts: an account that may run none can be
-used. When the server is gone, each node goes on alone with its share of the limit; what it admitted in this window
-before counts there too. When it is back, perhaps with nothing in it, both have to admit until every window of before is
-over.
+A window is a key that ends with it. A charge is one `INCRBY`, together with all that wait; of several units it is asked
+first whether they are left. No scripts: an account that may run none can be used.
+
+What is kept there is lost with the server, so it can only make limits stricter. While it is gone, each node admits its
+share. One that has not been up for a whole window may have lost what was counted in it, so until then the share has to
+admit, too. And no node ever admits more than two windows' worth in one of its own, whatever the server says.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -28,17 +30,18 @@ from qimem.kernel.limits import (
     VALKEY_ANSWER_SECONDS,
     VALKEY_BATCH_MAX,
     VALKEY_RETRY_SECONDS,
+    VALKEY_RETRY_SECONDS_MAX,
 )
-from qimem.kernel.metering import Allowance, Charge
+from qimem.kernel.metering import UNITS_MAX, Allowance, Charge
 from qimem.kernel.secret import SecretText
 
 _log = logging.getLogger(__name__)
 
-_GONE = (RedisError, OSError, TimeoutError)
-_MARGIN_MS = 250
+_GIVE_BACK_SECONDS = 2.0
+"""A window that ends sooner gets nothing back: a late command would make the next one begin below zero."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Question:
     bucket: bytes
     units: int
@@ -46,35 +49,44 @@ class _Question:
     answer: asyncio.Future[Charge]
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """What is known of one: its end by this node's monotonic clock (never too late) and as Unix second, and its count."""
+
+    ends: float
+    reset: int
+    used: int
+
+
 class ValkeyCounter:
     """Counts together with the other nodes. Belongs to one loop.
 
     Args:
         url: `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://`.
-        namespace: Of the installation: two of them may use one server.
-        table: Counts of this node, for when the server is gone.
-        nodes: Among how many the limit is divided then, at least 1.
-        clock: Tells how long a refusal lasts.
+        prefix: Of the installation's keys: two of them may use one server.
+        key: Goes into the name of each bucket; secret, and the same on all nodes.
+        table: Counts of this node.
+        nodes: Among how many a limit is divided when the server cannot be trusted, at least 1.
+        clock: Measures windows.
     """
 
     def __init__(
-        self, url: SecretText, namespace: bytes, table: WindowTable, nodes: int, clock: Clock
+        self, url: SecretText, prefix: str, key: bytes, table: WindowTable, nodes: int, clock: Clock
     ) -> None:
-        self.key = namespace
-        """Goes into the name of each bucket; all nodes have to find the same."""
-        self._prefix = b"qimem:" + namespace.hex().encode() + b":"
+        self.key = key
+        self._prefix = f"qimem:{prefix}:"
         self._table = table
         self._nodes = nodes
         self._clock = clock
-        self._server = _client(url)
-        self._ends: dict[bytes, int] = {}
-        """Of windows, by the server's clock: Unix milliseconds."""
+        self._server = _client(url, self._meet)
+        self._up_since = -math.inf
+        self._windows: dict[bytes, _Window] = {}
         self._waiting: list[_Question] = []
         self._asking: asyncio.Task[None] | None = None
         self._trying: asyncio.Task[None] | None = None
-        self._gone = False
+        self._gone = self._closed = False
         self._try_at = 0.0
-        self._back_at = -math.inf
+        self._pause = VALKEY_RETRY_SECONDS
 
     async def charge(self, bucket: bytes, units: int, allowance: Allowance) -> Charge:
         """Take units of what is left in the bucket's window: all of them or none.
@@ -84,7 +96,7 @@ class ValkeyCounter:
             units: At least 1; negative gives back what was taken.
             allowance: What a window holds.
         """
-        if self._gone:
+        if self._gone or self._closed:
             self._try_again()
             return self._alone(bucket, units, allowance)
         question = _Question(bucket, units, allowance, asyncio.get_running_loop().create_future())
@@ -94,17 +106,37 @@ class ValkeyCounter:
         return await question.answer
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection; who waits is answered by this node alone."""
+        self._closed = True
         for task in (self._asking, self._trying):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        with suppress(*_GONE):
+        self._answer_alone(self._waiting)
+        with suppress(RedisError, OSError):
             await self._server.aclose()
 
+    async def _meet(self, connection: Any) -> None:
+        """On each new connection: how long what is counted there has been kept."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        told = await connection.read_response()
+        text = told.decode() if isinstance(told, bytes) else str(told)
+        uptime = int(text.partition("uptime_in_seconds:")[2].split("\r\n", 1)[0])
+        # Told in whole seconds: it may be up to one younger.
+        self._up_since = self._clock.monotonic_seconds() - uptime + 1
+
     def _alone(self, bucket: bytes, units: int, allowance: Allowance) -> Charge:
-        share = Allowance(max(1, allowance.limit // self._nodes), allowance.window_seconds)
-        return self._table.charge(bucket, units, share)
+        return self._table.charge(bucket, units, self._share(allowance))
+
+    def _share(self, allowance: Allowance) -> Allowance:
+        return Allowance(max(1, allowance.limit // self._nodes), allowance.window_seconds)
+
+    def _answer_alone(self, questions: list[_Question]) -> None:
+        for question in questions:
+            if not question.answer.done():
+                question.answer.set_result(self._alone(question.bucket, question.units, question.allowance))
+        questions.clear()
 
     async def _ask(self) -> None:
         """Ask for everyone who waits, until nobody does."""
@@ -113,127 +145,171 @@ class ValkeyCounter:
             while self._waiting and not self._gone:
                 questions = self._waiting[:VALKEY_BATCH_MAX]
                 del self._waiting[:VALKEY_BATCH_MAX]
-                await self._count(questions)
+                async with asyncio.timeout(VALKEY_ANSWER_SECONDS):
+                    await self._count(questions)
+        except Exception as error:  # noqa: BLE001 - also nonsense of the server is an outage
+            self._lose(error)
         finally:
             self._asking = None
-            for question in questions + self._waiting:
-                # Also of those that were sent: what the server did with them nobody knows.
-                if not question.answer.done():
-                    question.answer.set_result(
-                        self._alone(question.bucket, question.units, question.allowance)
-                    )
-            self._waiting.clear()
+            # Also of those that were sent: what the server did with them nobody knows.
+            self._answer_alone(questions)
+            self._answer_alone(self._waiting)
 
     async def _count(self, questions: Sequence[_Question]) -> None:
-        try:
-            async with asyncio.timeout(VALKEY_ANSWER_SECONDS):
-                used = await self._tell(questions)
-        except _GONE as error:
-            self._lose(error)
-            return
-        refused = []
-        for question, count in zip(questions, used, strict=True):
-            charge = self._judged(question, count)
-            if count > question.allowance.limit and question.units > 0:
-                refused.append(question)
+        unknown = {
+            question.bucket: question for question in questions if self._window(question.bucket) is None
+        }
+        several = {question.bucket: question for question in questions if question.units > 1}
+        await self._look(list((unknown | several).values()))
+        # What has ended since it was looked at is looked at again.
+        late = [question for question in questions if self._window(question.bucket) is None]
+        self._waiting[:0] = late
+        questions = [question for question in questions if question not in late]
+        sent = [question for question in questions if self._worth_sending(question)]
+        pipe = self._server.pipeline(transaction=False)
+        for question in sent:
+            pipe.incrby(self._name(question.bucket), question.units)
+        counts = dict(zip(map(id, sent), map(_whole, await pipe.execute()), strict=True)) if sent else {}
+        returned = []
+        for question in questions:
+            charge = self._judged(question, counts.get(id(question)))
+            if not charge.admitted and id(question) in counts and question.units > 0:
+                returned.append(question)
             if not question.answer.done():
                 question.answer.set_result(charge)
-        if refused:
-            await self._give_back(refused)
+        await self._give_back(returned)
 
-    async def _tell(self, questions: Sequence[_Question]) -> list[int]:
-        """Count, and learn where windows end that were not known; units used, of each question."""
-        now_ms = self._clock.now_us() // 1000
+    async def _look(self, questions: Sequence[_Question]) -> None:
+        """Begin windows that are not there, and learn of each where it ends and what is used."""
+        if not questions:
+            return
+        now = self._clock.monotonic_seconds()
         pipe = self._server.pipeline(transaction=False)
-        places = []
         for question in questions:
-            known = self._ends.get(question.bucket, 0) > now_ms
-            if not known:
-                pipe.set(self._name(question.bucket), 0, px=question.allowance.window_seconds * 1000, nx=True)
-            places.append(len(pipe))
-            pipe.incrby(self._name(question.bucket), question.units)
+            name = self._name(question.bucket)
+            pipe.set(name, 0, px=question.allowance.window_seconds * 1000, nx=True)
+            # One that something left without an end would stay for ever.
+            pipe.pexpire(name, question.allowance.window_seconds * 1000, nx=True)
+            pipe.execute_command("PEXPIRETIME", name)
+            pipe.pttl(name)
+            pipe.get(name)
         answers = await pipe.execute()
-        used: list[int] = [answers[place] for place in places]
-        new = {
-            question.bucket: question.allowance.window_seconds * 1000
-            for question, count in zip(questions, used, strict=True)
-            # The first of a window, which here nobody knew, or which began a moment before it was thought to.
-            if count <= question.units or self._ends.get(question.bucket, 0) <= now_ms
-        }
-        if new:
-            await self._learn_ends(new)
-        return used
+        if len(self._windows) + len(questions) > REMEMBERED_BUCKETS_MAX:
+            self._windows.clear()
+        for place, question in enumerate(questions):
+            ends_ms, left_ms, used = (
+                _whole(answer or 0) for answer in answers[place * 5 + 2 : place * 5 + 5]
+            )
+            self._windows[question.bucket] = _Window(now + left_ms / 1000, math.ceil(ends_ms / 1000), used)
 
-    async def _learn_ends(self, windows: Mapping[bytes, int]) -> None:
-        pipe = self._server.pipeline(transaction=False)
-        for bucket, milliseconds in windows.items():
-            # One that was made by counting alone would stay for ever.
-            pipe.pexpire(self._name(bucket), milliseconds, nx=True)
-            pipe.execute_command("PEXPIRETIME", self._name(bucket))
-        ends = (await pipe.execute())[1::2]
-        if len(self._ends) + len(windows) > REMEMBERED_BUCKETS_MAX:
-            self._ends.clear()
-        self._ends.update(zip(windows, ends, strict=True))
+    def _window(self, bucket: bytes) -> _Window | None:
+        known = self._windows.get(bucket)
+        return known if known is not None and self._clock.monotonic_seconds() < known.ends else None
 
-    async def _give_back(self, refused: Sequence[_Question]) -> None:
-        """What was refused is not charged. In a window that ends now it would be taken from the next."""
-        soon_ms = self._clock.now_us() // 1000 + _MARGIN_MS
-        pipe = self._server.pipeline(transaction=False)
-        for question in refused:
-            if self._ends.get(question.bucket, 0) > soon_ms:
-                pipe.decrby(self._name(question.bucket), question.units)
-        with suppress(*_GONE):
-            async with asyncio.timeout(VALKEY_ANSWER_SECONDS):
-                await pipe.execute()
+    def _worth_sending(self, question: _Question) -> bool:
+        window = self._windows[question.bucket]
+        if question.units < 0:
+            return self._clock.monotonic_seconds() + _GIVE_BACK_SECONDS < window.ends
+        return window.used + question.units <= question.allowance.limit
 
-    def _name(self, bucket: bytes) -> bytes:
-        return self._prefix + bucket.hex().encode()
-
-    def _judged(self, question: _Question, used: int) -> Charge:
+    def _judged(self, question: _Question, count: int | None) -> Charge:
         bucket, units, allowance = question.bucket, question.units, question.allowance
-        # Counted here too, for the day that the server is gone.
-        here = self._table.charge(bucket, units, allowance)
-        now_us = self._clock.now_us()
-        reset = max(math.ceil(self._ends.get(bucket, 0) / 1000), now_us // MICROSECONDS + 1)
-        admitted = units < 0 or used <= allowance.limit
-        remaining = max(0, allowance.limit - used)
-        if self._clock.monotonic_seconds() < self._back_at + allowance.window_seconds:
-            admitted, remaining = admitted and here.admitted, min(remaining, here.remaining)
-        if admitted:
-            return Charge(True, allowance.limit, remaining, reset, 0)
-        wait = min(reset - now_us // MICROSECONDS, allowance.window_seconds + 1)
-        return Charge(False, allowance.limit, 0, reset, wait)
+        window = self._windows[bucket]
+        used = window.used if count is None else max(count, units, 0)
+        if count is not None:
+            self._windows[bucket] = _Window(window.ends, window.reset, used)
+        remaining = min(allowance.limit, max(0, allowance.limit - used))
+        if units < 0:
+            self._table.charge(bucket, units, allowance)
+            return Charge(True, allowance.limit, remaining, window.reset, 0)
+        if count is not None and used <= allowance.limit:
+            trusted = self._clock.monotonic_seconds() >= self._up_since + allowance.window_seconds
+            bound = _twice(allowance) if trusted else self._share(allowance)
+            # Counted here too, for the day that the server is gone.
+            here = self._table.charge(bucket, units, bound)
+            if here.admitted:
+                remaining = remaining if trusted else min(remaining, here.remaining)
+                return Charge(True, allowance.limit, remaining, window.reset, 0)
+        left = window.reset - self._clock.now_us() // MICROSECONDS
+        wait = min(max(1, left), allowance.window_seconds + 1)
+        return Charge(False, allowance.limit, 0, window.reset, wait)
 
-    def _lose(self, error: BaseException) -> None:
+    async def _give_back(self, questions: Sequence[_Question]) -> None:
+        """What was refused is not charged."""
+        soon = self._clock.monotonic_seconds() + _GIVE_BACK_SECONDS
+        pipe = self._server.pipeline(transaction=False)
+        for question in questions:
+            window = self._windows[question.bucket]
+            if soon < window.ends:
+                pipe.decrby(self._name(question.bucket), question.units)
+                used = max(0, window.used - question.units)
+                self._windows[question.bucket] = _Window(window.ends, window.reset, used)
+        if len(pipe):
+            await pipe.execute()
+
+    def _name(self, bucket: bytes) -> str:
+        return self._prefix + bucket.hex()
+
+    def _lose(self, error: Exception) -> None:
         if not self._gone:
+            # The text of an error may hold the address, and that a password.
+            kind = type(error).__name__
             _log.error(
-                "the server of the rate limits is gone: this node counts alone, with its share",
-                extra={"reason": repr(error)},
+                "the server of the rate limits is gone (%s): this node counts alone, with its share", kind
             )
         self._gone = True
-        self._try_at = self._clock.monotonic_seconds() + VALKEY_RETRY_SECONDS
+        self._windows.clear()
+        self._try_at = self._clock.monotonic_seconds() + self._pause
+        self._pause = min(2 * self._pause, VALKEY_RETRY_SECONDS_MAX)
 
     def _try_again(self) -> None:
-        if self._trying is None and self._clock.monotonic_seconds() >= self._try_at:
+        if self._trying is None and not self._closed and self._clock.monotonic_seconds() >= self._try_at:
             self._trying = asyncio.create_task(self._try())
 
     async def _try(self) -> None:
+        """With the commands that are really used: one that merely answers may refuse to write."""
+        probe = _Question(b"probe", 1, Allowance(UNITS_MAX, 1), asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(VALKEY_ANSWER_SECONDS):
                 await self._server.connection_pool.disconnect()
-                await self._server.ping()
-        except _GONE as error:
+                await self._look([probe])
+                _whole(await self._server.incrby(self._name(probe.bucket), 1))
+        except Exception as error:  # noqa: BLE001 - as above
             self._lose(error)
         else:
             self._gone = False
-            self._back_at = self._clock.monotonic_seconds()
+            self._pause = VALKEY_RETRY_SECONDS
             _log.warning("the server of the rate limits is back")
         finally:
             self._trying = None
 
 
-def _client(url: SecretText) -> Redis:
+def _twice(allowance: Allowance) -> Allowance:
+    """A window of this node overlaps two of the server's at most."""
+    return Allowance(min(2 * allowance.limit, 2 * UNITS_MAX), allowance.window_seconds)
+
+
+def _whole(answer: Any) -> int:
+    """A number that the server answered.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(answer, bytes | str):
+        return int(answer)
+    if type(answer) is not int:
+        raise ValueError("not a number")
+    return answer
+
+
+def _client(url: SecretText, meet: Any) -> Redis:
     # Two names of one thing; the library knows the older one.
-    text = url.reveal().replace("valkey", "redis", 1) if url.reveal().startswith("valkey") else url.reveal()
+    text = url.reveal()
+    text = text.replace("valkey", "redis", 1) if text.startswith("valkey") else text
     # Once and no more: what is late is answered without it.
-    return Redis.from_url(text, retry=Retry(NoBackoff(), 0), socket_connect_timeout=VALKEY_ANSWER_SECONDS)
+    return Redis.from_url(
+        text,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=VALKEY_ANSWER_SECONDS,
+        redis_connect_func=meet,
+    )

@@ -54,6 +54,7 @@ NODES_MAX: Final = 1_000
 VALKEY_ANSWER_SECONDS: Final = 0.1
 """One that takes longer is taken for gone: rate limits must not be what makes requests late."""
 VALKEY_RETRY_SECONDS: Final = 0.25
+VALKEY_RETRY_SECONDS_MAX: Final = 4.0
 VALKEY_BATCH_MAX: Final = 512
 RATE_WINDOW_SECONDS_MAX: Final = 86_400
 

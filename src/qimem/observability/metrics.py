@@ -82,6 +82,7 @@ STATUSES: Final = (200, 204, 400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 4
 NO_OPERATION: Final = "none"
 
 _CELL_BYTES: Final = 8
+_CELL_MAX: Final = 2**64 - 1
 _ROW_BYTES: Final = 64 * 1024
 _MEMORY_BYTES: Final = _ROW_BYTES * WORKERS_MAX
 _BUCKETS: Final = len(BOUNDS_SECONDS) + 1
@@ -157,7 +158,7 @@ class Metrics:
             now: Monotonic seconds.
         """
         for place, value in enumerate(values, self._gauges_at):
-            self._own[place] = int(max(0.0, value) * _MICRO)
+            self._own[place] = min(int(max(0.0, value) * _MICRO), _CELL_MAX)
         self._own[self._stamp_at] = int(now * _MICRO)
 
     def samples(self) -> list[Sample]:

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import uvicorn
@@ -127,15 +127,10 @@ async def serve(
     """
     server = _Server(_uvicorn_config(running.app, settings), listening)
     stop.attach(server)
-    beside: list[asyncio.Task[None]] = []
-    if admin is not None:
-        other = _Server(_uvicorn_config(running.admin_app, settings), _nothing)
-        stop.attach(other)
-        beside.append(asyncio.create_task(other.serve(sockets=[admin])))
     _settle()
     try:
-        await server.serve(sockets=[listener])
-        await asyncio.gather(*beside)
+        async with _beside(running, settings, admin, stop):
+            await server.serve(sockets=[listener])
     finally:
         try:
             await asyncio.wait_for(running.close(), _CLOSE_SECONDS)
@@ -143,8 +138,33 @@ async def serve(
             logger().warning("close took too long", duration_seconds=_CLOSE_SECONDS)
 
 
-async def _nothing() -> None:
-    pass
+@contextlib.asynccontextmanager
+async def _beside(
+    running: Running, settings: Settings, admin: socket.socket | None, stop: Stop
+) -> AsyncIterator[None]:
+    """The admin application, listening before anybody is told so; when it ends by itself, so does the server."""
+    if admin is None:
+        yield
+        return
+    # Tried here: the server below keeps a failure to itself.
+    admin.listen()
+    listens = asyncio.Event()
+
+    async def listening() -> None:
+        listens.set()
+
+    server = _Server(_uvicorn_config(running.admin_app, settings), listening)
+    stop.attach(server)
+    serving = asyncio.create_task(server.serve(sockets=[admin]))
+    waiting = asyncio.create_task(listens.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    serving.add_done_callback(lambda _: stop.ask() if not server.should_exit else None)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
 
 
 def runner() -> asyncio.Runner:

@@ -27,6 +27,7 @@ class AdminApp:
 
     def __init__(self, metrics: Callable[[], bytes]) -> None:
         self._metrics = metrics
+        self._rendering: asyncio.Future[bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - no body is read
         """Serve one request."""
@@ -40,4 +41,7 @@ class AdminApp:
             return 405, errors.JSON_ANSWER + b"allow: GET, HEAD\r\n", errors.encode(refusal)
         if path == "/health":
             return 200, errors.JSON_ANSWER, errors.encode(Status(status="ok"))
-        return 200, _TEXT, await asyncio.to_thread(self._metrics)
+        if self._rendering is None or self._rendering.done():
+            # One for all who ask meanwhile: the threads are wanted for other work, too.
+            self._rendering = asyncio.get_running_loop().run_in_executor(None, self._metrics)
+        return 200, _TEXT, await asyncio.shield(self._rendering)

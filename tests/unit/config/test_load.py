@@ -177,6 +177,17 @@ def test_metrics_for_other_machines_need_a_word(bind: str) -> None:
     assert load({"server.admin_bind": "127.0.0.1:9090"}, {})
 
 
+@pytest.mark.parametrize(
+    ("bind", "admin"),
+    [("127.0.0.1:80", "127.0.0.1:80"), ("0.0.0.0:80", "127.0.0.1:80"), ("127.0.0.1:80", "[::]:80")],
+)
+def test_metrics_are_not_where_the_server_is(bind: str, admin: str) -> None:
+    given = {"server.bind": bind, "server.admin_bind": admin, "server.allow_plain_http": True}
+    assert mistakes(given) == [f"--admin-bind: server.admin_bind: {admin} is where the server itself listens"]
+    assert load(given | {"server.admin_bind": "127.0.0.2:81"}, {})
+    assert load(given | {"server.bind": "127.0.0.1:0", "server.admin_bind": "127.0.0.1:0"}, {})
+
+
 def test_memory_has_one_worker() -> None:
     assert mistakes({"server.workers": 2}, {"QIMEM_MODE": "stateless"}) == [
         "--workers: server.workers: a server in memory has one worker"

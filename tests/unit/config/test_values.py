@@ -155,7 +155,25 @@ def test_valkey_urls(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "h", "http://h", "valkey://", "redis://h:0", "redis://h:x", "unix://", "postgresql://h", 5, None],
+    [
+        "",
+        "h",
+        "http://h",
+        "valkey://",
+        "redis://h:0",
+        "redis://h:x",
+        "unix://",
+        "postgresql://h",
+        "VALKEY://h",
+        "redis://[::1",
+        "redis://h?password=x",
+        "unix:///s?password=x",
+        "redis://h?db=x",
+        "redis://h?socket_timeout=1",
+        "redis://h#f",
+        5,
+        None,
+    ],
 )
 def test_no_valkey_urls(url: object) -> None:
     with pytest.raises(ValueError, match="expected"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from tests.support.valkey import Valkey
 pytestmark = pytest.mark.anyio
 
 TEN = Allowance(10, 60)
-HERE = b"installation one"
+HERE = "installation-one"
 
 
 def bucket(number: int) -> bytes:
@@ -44,11 +46,22 @@ class Nodes:
     def __init__(self, valkey: Valkey, stack: AsyncExitStack) -> None:
         self._valkey, self._stack = valkey, stack
 
-    def node(self, namespace: bytes = HERE, *, url: str = "", nodes: int = 2) -> ValkeyCounter:
+    def node(
+        self, prefix: str = HERE, *, url: str = "", nodes: int = 2, trusts: bool = True
+    ) -> ValkeyCounter:
+        """A node that takes the server it first meets for an old one, unless it is told not to."""
         clock = SystemClock()
-        counter = ValkeyCounter(
-            SecretText(url or self._valkey.url), namespace, WindowTable(clock), nodes, clock
-        )
+        place = SecretText(url or self._valkey.url)
+        counter = ValkeyCounter(place, prefix, b"secret", WindowTable(clock), nodes, clock)
+        if trusts:
+            pool = counter._server.connection_pool
+
+            async def first(connection: Any) -> None:
+                await counter._meet(connection)
+                counter._up_since = -math.inf
+                connection.redis_connect_func = pool.connection_kwargs["redis_connect_func"] = counter._meet
+
+            pool.connection_kwargs["redis_connect_func"] = first
         self._stack.push_async_callback(counter.close)
         return counter
 
@@ -97,7 +110,7 @@ async def test_many_at_once_on_two_nodes_admit_exactly_the_limit_ten_times_in_a_
 
 
 async def test_buckets_and_installations_are_counted_apart(nodes: Nodes) -> None:
-    here, elsewhere = nodes.node(), nodes.node(b"installation two")
+    here, elsewhere = nodes.node(), nodes.node("installation-two")
     assert await admitted(here, 12) == 10
     assert await admitted(here, 12, B) == 10
     assert await admitted(elsewhere, 12) == 10
@@ -108,10 +121,31 @@ async def test_several_units_are_taken_all_or_none_and_given_back(nodes: Nodes, 
     assert (await counter.charge(A, 8, TEN)).remaining == 2
     refused = await counter.charge(A, 3, TEN)
     assert (refused.admitted, refused.remaining) == (False, 0)
+    assert valkey.cli("GET", counter._name(A)) == "8"
     assert (await counter.charge(A, 2, TEN)).remaining == 0
     assert not (await counter.charge(A, 1, TEN)).admitted
     assert (await counter.charge(A, -1, TEN)).remaining == 1
     assert (await counter.charge(A, 1, TEN)).admitted
+
+
+async def test_batches_at_once_never_admit_more_and_leave_no_window_below_zero(
+    nodes: Nodes, valkey: Valkey
+) -> None:
+    one, two = nodes.node(), nodes.node()
+    short, units = Allowance(10, 1), (999, 7, 1, -1)
+    for _ in range(4):
+        ends, taken = time.monotonic() + 1.05, 0
+        while time.monotonic() < ends:
+            charges = await asyncio.gather(
+                *(counter.charge(A, count, short) for counter in (one, two) for count in units)
+            )
+            taken += sum(
+                count
+                for charge, count in zip(charges, units * 2, strict=True)
+                if charge.admitted and count > 0
+            )
+            assert int(valkey.cli("GET", one._name(A)) or 0) >= 0
+        assert taken <= 20
 
 
 async def test_a_window_ends_and_the_next_is_found_by_who_knew_the_last(nodes: Nodes, valkey: Valkey) -> None:
@@ -131,18 +165,18 @@ async def test_a_window_ends_and_the_next_is_found_by_who_knew_the_last(nodes: N
 
 async def test_a_key_that_lost_its_end_gets_one(nodes: Nodes, valkey: Valkey) -> None:
     counter = nodes.node()
-    name = counter._name(A).decode()
-    valkey.cli("SET", name, "4")
+    valkey.cli("SET", counter._name(A), "4")
     assert (await counter.charge(A, 1, TEN)).remaining == 5
-    assert 0 < int(valkey.cli("TTL", name)) <= 60
+    assert 0 < int(valkey.cli("TTL", counter._name(A))) <= 60
 
 
-async def test_a_key_that_was_evicted_begins_a_window_that_ends(nodes: Nodes, valkey: Valkey) -> None:
+async def test_whatever_is_evicted_a_node_admits_two_windows_at_most(nodes: Nodes, valkey: Valkey) -> None:
     counter = nodes.node()
-    await counter.charge(A, 5, TEN)
-    valkey.cli("FLUSHALL")
-    assert (await counter.charge(A, 1, TEN)).remaining == 9
-    assert 0 < int(valkey.cli("TTL", counter._name(A).decode())) <= 60
+    count = 0
+    for _ in range(10):
+        count += await admitted(counter, 5)
+        valkey.cli("FLUSHALL")
+    assert count <= 20
 
 
 async def test_what_is_unlimited_counts_down(nodes: Nodes) -> None:
@@ -168,18 +202,46 @@ async def test_what_was_admitted_before_counts_when_it_is_gone(nodes: Nodes, val
     assert await admitted(counter, 20) == 2
 
 
-async def test_killed_and_back_and_nothing_is_admitted_beyond_the_limit(nodes: Nodes, valkey: Valkey) -> None:
-    counter = nodes.node()
-    for number in range(10):
+async def test_killed_and_back_and_no_node_admits_more_than_its_share(nodes: Nodes, valkey: Valkey) -> None:
+    one, two = nodes.node(), nodes.node()
+    for number in range(5):
         name = bucket(100 + number)
-        count = await admitted(counter, 4, name)
+        count = [await admitted(counter, 3, name) for counter in (one, two)]
         valkey.kill()
-        count += await admitted(counter, 5, name)
-        assert count == 5
+        count += [await admitted(counter, 9, name) for counter in (one, two)]
         valkey.start()
-        await until_back(counter)
-        count += await admitted(counter, 20, name)
-        assert count == 10
+        for counter in (one, two):
+            await until_back(counter)
+        count += [await admitted(counter, 20, name) for counter in (one, two, one)]
+        assert sum(count) == 10
+        for counter in (one, two):
+            # As if all windows of before were over.
+            counter._up_since = -math.inf
+
+
+async def test_a_restart_that_nobody_saw_sets_nobody_free(nodes: Nodes, valkey: Valkey) -> None:
+    counter = nodes.node()
+    assert await admitted(counter, 20) == 10
+    valkey.kill()
+    valkey.start()
+    assert await admitted(counter, 20) == 0
+    await until_back(counter)
+    assert await admitted(counter, 20) == 0
+    assert await admitted(counter, 20, B) == 5
+
+
+async def test_a_young_server_is_not_trusted_by_who_meets_it_first(nodes: Nodes) -> None:
+    counter = nodes.node(trusts=False)
+    assert await admitted(counter, 20) == 5
+    short = Allowance(10, 1)
+    await asyncio.sleep(2.1)
+    assert await admitted(counter, 20, B, short) == 10
+
+
+async def test_what_was_refused_for_lack_of_trust_is_left_to_others(nodes: Nodes) -> None:
+    one, two = nodes.node(trusts=False), nodes.node(trusts=False)
+    assert await admitted(one, 50) == 5
+    assert await admitted(two, 50) == 5
 
 
 async def test_a_server_that_stands_still_delays_one_batch_and_not_every_request(
@@ -222,44 +284,110 @@ async def test_one_that_refuses_us_is_as_good_as_none(nodes: Nodes, tmp_path: Pa
         locked.end()
 
 
+RIGHTS = (
+    "~qimem:*",
+    "-@all",
+    *"+set +get +incrby +decrby +pexpire +pexpiretime +pttl +info +auth +hello +client".split(),
+)
+
+
 async def test_an_account_without_scripts_is_enough(nodes: Nodes, valkey: Valkey) -> None:
-    rights = [
-        "~qimem:*",
-        "-@all",
-        "+set",
-        "+incrby",
-        "+decrby",
-        "+pexpire",
-        "+pexpiretime",
-        "+ping",
-        "+auth",
-        "+hello",
-        "+client",
-    ]
-    assert valkey.cli("ACL", "SETUSER", "limits", "on", ">secret", *rights) == "OK"
+    assert valkey.cli("ACL", "SETUSER", "limits", "on", ">secret", *RIGHTS) == "OK"
     counter = nodes.node(url=f"unix://limits:secret@{valkey.socket}")
     assert await admitted(counter, 20) == 10
     assert await admitted(counter, 20) == 0
 
 
-async def test_losing_it_is_logged_once_and_never_with_its_password(
-    nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == valkey_counter.__name__]
+
+
+async def test_one_that_answers_and_does_not_count_is_as_good_as_none(
+    nodes: Nodes, valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    counter = nodes.node(url=f"unix://:hunter2@{tmp_path}/nobody.sock")
+    rights = [right for right in RIGHTS if right != "+incrby"]
+    valkey.cli("ACL", "SETUSER", "limits", "on", ">secret", *rights)
+    counter = nodes.node(url=f"unix://limits:secret@{valkey.socket}")
+    for _ in range(4):
+        await admitted(counter, 5)
+        await asyncio.sleep(0.3)
+    assert counter._gone
+    assert told(caplog) == [
+        "the server of the rate limits is gone (NoPermissionError): this node counts alone, with its share"
+    ]
+
+
+class Talker:
+    """Speaks the protocol's framing, claims to be old, and gives the same answer to everything."""
+
+    def __init__(self, answer: bytes) -> None:
+        info = b"uptime_in_seconds:86400\r\n"
+        self._answer = answer
+        self._known = {
+            b"HELLO": b"-ERR unknown command\r\n",
+            b"CLIENT": b"+OK\r\n",
+            b"SET": b"+OK\r\n",
+            b"INFO": b"$%d\r\n%b\r\n" % (len(info), info),
+        }
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = [await self._word(reader) for _ in range(int(line[1:]))]
+            writer.write(self._known.get(words[0].upper(), self._answer))
+        writer.close()
+
+    async def _word(self, reader: asyncio.StreamReader) -> bytes:
+        length = int((await reader.readline())[1:])
+        return (await reader.readexactly(length + 2))[:-2]
+
+
+NONSENSE = [
+    b":1\r\n",
+    b":-5\r\n",
+    b":0\r\n",
+    b":60000\r\n",
+    b"$3\r\nabc\r\n",
+    b"*0\r\n",
+    b"$-1\r\n",
+    b"hello\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+async def test_nonsense_never_admits_more_than_two_windows(
+    nodes: Nodes, tmp_path: Path, answer: bytes
+) -> None:
+    place = tmp_path / "talker.sock"
+    server = await asyncio.start_unix_server(Talker(answer).serve, place)
+    counter = nodes.node(url=f"unix://{place}")
+    charges = [await asyncio.wait_for(counter.charge(A, 1, TEN), 2) for _ in range(60)]
+    assert sum(charge.admitted for charge in charges) <= 20
+    assert all(0 <= charge.remaining <= charge.limit for charge in charges)
+    several = [await asyncio.wait_for(counter.charge(B, 7, TEN), 2) for _ in range(10)]
+    assert sum(charge.admitted for charge in several) <= 2
+    server.close()
+
+
+async def test_losing_it_is_logged_once_and_never_with_its_password(
+    nodes: Nodes, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey.cli("CONFIG", "SET", "requirepass", "another")
+    counter = nodes.node(url=f"unix://:hunter2@{valkey.socket}")
     for _ in range(3):
         await admitted(counter, 5)
         await asyncio.sleep(0.3)
-    told = [record for record in caplog.records if record.name == valkey_counter.__name__]
-    assert len(told) == 1
-    assert "hunter2" not in "".join(f"{record.getMessage()}{record.__dict__}" for record in told)
+    assert len(told(caplog)) == 1
+    assert "hunter2" not in "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
 
 
-async def test_closing_answers_who_waits(nodes: Nodes, valkey: Valkey) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+async def test_closing_answers_who_waits(nodes: Nodes, valkey: Valkey, seconds: float) -> None:
     counter = nodes.node()
     await counter.charge(A, 1, TEN)
     valkey.stop()
     waiting = asyncio.create_task(counter.charge(A, 1, TEN))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(seconds)
     await counter.close()
     assert (await asyncio.wait_for(waiting, 1)).limit == 5
+    assert (await asyncio.wait_for(counter.charge(A, 1, TEN), 1)).limit == 5
     valkey.go_on()

@@ -77,6 +77,14 @@ def test_a_worker_that_tells_nothing_any_more_is_not_shown() -> None:
     assert not [key for key in read(metrics, 200.0) if key[0] in {gauge.name for gauge in GAUGES}]
 
 
+def test_no_value_is_too_large_to_be_told() -> None:
+    metrics = Metrics(NAMES)
+    metrics.tell([1e300, -5.0, *VALUES[2:]], 1.0)
+    told = metrics.gauges(1.0)[1]
+    assert told[0] > 1e12
+    assert told[1:] == [0.0, *VALUES[2:]]
+
+
 _WORKER = """
 import sys
 from qimem.observability.metrics import GAUGES, Metrics
