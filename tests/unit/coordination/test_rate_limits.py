@@ -34,8 +34,10 @@ async def test_clients_are_charged_apart_by_realm_and_id(limits: RateLimits) -> 
 async def test_no_name_reaches_the_bucket_of_another(limits: RateLimits) -> None:
     await left(limits, "me\0app", RealmId("ac"))
     assert await left(limits, "app", RealmId("ac\0me")) == 1
-    await limits.charge_address("acme\0app", 1)
-    assert await left(limits) == 1
+    assert await left(limits, "meapp", RealmId("ac")) == 1
+    assert await left(limits, "app", RealmId("acme")) == 1
+    await limits.charge_address("4:acmeweb", 1)
+    assert await left(limits, "web") == 1
 
 
 async def test_the_tier_decides_and_one_that_nobody_knows_is_the_strictest(limits: RateLimits) -> None:
