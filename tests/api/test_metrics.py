@@ -141,14 +141,6 @@ def test_an_answer_is_counted_with_the_time_until_it_left() -> None:
     assert counted["none"].statuses == {404: 1}
 
 
-def test_a_server_without_the_option_has_no_second_listener(tmp_path: Path) -> None:
-    server = Server(tmp_path).start()
-    try:
-        assert not [line for line in server.lines if line.startswith("metrics")]
-    finally:
-        server.stop()
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_address_of_the_server_is_not_taken_for_metrics(tmp_path: Path, workers: int) -> None:
     with socket.socket() as taken:
@@ -180,10 +172,10 @@ def test_an_address_that_is_taken_is_refused(tmp_path: Path) -> None:
 
 
 def test_metrics_are_there_as_soon_as_the_server_says_so(tmp_path: Path) -> None:
-    for number in range(3):
-        place = tmp_path / str(number)
+    for workers in (1, 2):
+        place = tmp_path / str(workers)
         place.mkdir()
-        watched = Watched(place, 1 + number % 2)
+        watched = Watched(place, workers)
         try:
             assert watched.scrape()
         finally:
