@@ -62,9 +62,10 @@ fix: ## Let ruff correct and format what it can
 	-$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: ## Rates beside the floor in one run; results in bench/results/
+bench: ## Rates beside the floor, and without ARGS beside the peers, too; results in bench/results/
 	@tools/prepare dev wrk
 	$(BIN)/python -m bench $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory compare)
 
 compare: ## Rates beside OpenBao and oidc-provider in one run; downloads both (78 MB); results in bench/results/
 	@tools/prepare dev wrk
