@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.api import Person, World
+from tests.support.certificates import authority, trusting
 from tests.support.server import Server
 
 
@@ -14,6 +15,17 @@ from tests.support.server import Server
 def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on SQLite, one worker."""
     server = Server(tmp_path_factory.mktemp("sqlite-server")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that speaks TLS, one worker."""
+    directory = tmp_path_factory.mktemp("tls-server")
+    cert, key = authority().issue().write(directory)
+    extra = ("--tls-cert", str(cert), "--tls-key", str(key))
+    server = Server(directory, extra=extra, verify=trusting()).start()
     yield server
     server.stop()
 

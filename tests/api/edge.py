@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from qimem.audit.schema import COUNTED, recorded
 from qimem.authz.permissions import Permission, compile_permissions
-from qimem.config.schema import ServerSettings, Settings
 from qimem.errors import Conflict, Unauthenticated, storage_unavailable
 from qimem.kernel.audit_draft import Intent
+from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.observability.metrics import Metrics
@@ -28,7 +28,9 @@ from qimem.server import http
 from qimem.web import system
 from qimem.web.app import Around, create_app
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
+from qimem.web.kit.forwarded import Peers
 from qimem.web.kit.protocol import GuardedProtocol
+from qimem.web.kit.tls import Tls
 from qimem.wire.common import Request, Status
 from tests.support.audit import FakeRecorder
 from tests.support.metering import FakeLimits
@@ -77,24 +79,26 @@ class Edge:
         app: Any = None,
         proxies: Sequence[str] = (),
         origins: Sequence[str] = (),
+        tls: Tls | None = None,
     ) -> None:
         self.served: list[str] = []
         self.recorder = FakeRecorder()
         self.faults: list[Any] = []
         endpoints = (*system.ENDPOINTS, *self._endpoints())
         self.metrics = Metrics([endpoint.name for endpoint in endpoints])
-        around = Around(OpenGate(), self.recorder, FakeLimits(), self.metrics)
+        peers = Peers(proxies, self.metrics.stray, SystemClock().monotonic_seconds)
+        around = Around(OpenGate(), self.recorder, FakeLimits(), self.metrics, peers)
         self.app = app or create_app(endpoints, SimpleNamespace(), around, cors_origins=origins)
-        settings = replace(Settings(), server=ServerSettings(trusted_proxies=tuple(proxies)))
-        self._config = http._uvicorn_config(self.app, settings)
-        self._config.http = protocol
+        self._config = http._uvicorn_config(self.app, tls)
+        self._config.http = protocol if tls is None else tls.over(protocol)
+        self._scheme = "http" if tls is None else "https"
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{self._scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread.start()
         assert self._ready.wait(10)
         return self

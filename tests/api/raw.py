@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from tests.support.certificates import trusting
+
 SECONDS = 15.0
 
 
@@ -47,6 +49,8 @@ class Raw:
         self.socket.settimeout(seconds)
         self.socket.connect((place.hostname, place.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if place.scheme == "https":
+            self.socket = trusting().wrap_socket(self.socket, server_hostname=place.hostname)
         self._read = b""
 
     def __enter__(self) -> Self:

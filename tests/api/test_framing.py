@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -18,6 +19,7 @@ BODY = b'{"token":"x"}'
 LENGTH = b"Content-Length: 13\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 IN_CHUNKS = b"d\r\n" + BODY + b"\r\n0\r\n\r\n"
+GONE = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
 SECOND = b"GET /health HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
 
@@ -172,6 +174,11 @@ TOO_LARGE = {
 }
 
 
+@pytest.fixture(params=["sqlite_server", "tls_server"], ids=["plain", "tls"])
+def server(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(request.param)
+
+
 def refused(url: str, data: bytes) -> Answer:
     """Send it; the one answer, after which the connection ends."""
     with Raw(url) as connection:
@@ -196,13 +203,11 @@ def check_shape(answer: Answer, code: str = "invalid_request") -> None:
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_an_ambiguous_request_is_refused_and_nothing_after_it_served(
-    sqlite_server: Server, name: str
-) -> None:
-    answer = refused(sqlite_server.url, AMBIGUOUS[name])
+def test_an_ambiguous_request_is_refused_and_nothing_after_it_served(server: Server, name: str) -> None:
+    answer = refused(server.url, AMBIGUOUS[name])
     assert answer.status == 400
     check_shape(answer)
-    with Raw(sqlite_server.url) as another:
+    with Raw(server.url) as another:
         another.send(get("/health"))
         assert another.answer().status == 200
 
@@ -226,9 +231,9 @@ def test_the_parser_as_it_is_shipped_reads_what_is_refused_here() -> None:
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
-def test_an_oversize_request_is_refused(sqlite_server: Server, name: str) -> None:
+def test_an_oversize_request_is_refused(server: Server, name: str) -> None:
     data, status = TOO_LARGE[name]
-    answer = refused(sqlite_server.url, data)
+    answer = refused(server.url, data)
     assert answer.status == status
     check_shape(answer)
 
@@ -250,8 +255,8 @@ def test_an_oversize_request_is_refused(sqlite_server: Server, name: str) -> Non
     ids=["headers", "header bytes", "target", "empty lines first", "tabs", "IPv6 host", "host with underscore",
          "HTTP/1.0", "length zero", "length with zeros"],
 )  # fmt: skip
-def test_what_is_within_the_limits_is_served(sqlite_server: Server, data: bytes) -> None:
-    with Raw(sqlite_server.url) as connection:
+def test_what_is_within_the_limits_is_served(server: Server, data: bytes) -> None:
+    with Raw(server.url) as connection:
         connection.send(data)
         assert connection.answer().status == 200
 
@@ -265,8 +270,8 @@ def test_what_is_within_the_limits_is_served(sqlite_server: Server, data: bytes)
      "/health%20", "/%c0%afhealth", "/health%", "/health%zz", "/%25health", "//a.example/health", "/health//",
      "/v1/security/keys/%ff", "/v1/security/..;/keys/.."],
 )  # fmt: skip
-def test_a_path_in_another_spelling_is_refused_by_the_router(sqlite_server: Server, path: str) -> None:
-    with Raw(sqlite_server.url) as connection:
+def test_a_path_in_another_spelling_is_refused_by_the_router(server: Server, path: str) -> None:
+    with Raw(server.url) as connection:
         connection.send(get(path))
         answer = connection.answer()
         assert (answer.status, answer.json["code"]) == (400, "invalid_request")
@@ -280,9 +285,9 @@ def test_a_path_in_another_spelling_is_refused_by_the_router(sqlite_server: Serv
     ["Authorization: Bearer x", "Content-Encoding: gzip", "Content-Type: text/plain", "Host: b.example",
      "X-Request-Id: forged", "Upgrade: h2c"],
 )  # fmt: skip
-def test_trailers_are_dropped(sqlite_server: Server, trailer: str) -> None:
+def test_trailers_are_dropped(server: Server, trailer: str) -> None:
     data = chunked("/v1/security/keys", b"{}", trailers=(trailer, "X-Last: 1"))
-    with Raw(sqlite_server.url) as connection:
+    with Raw(server.url) as connection:
         connection.send(data + get("/v1/security/keys"))
         for _ in range(2):
             answer = connection.answer()
@@ -293,58 +298,58 @@ def test_trailers_are_dropped(sqlite_server: Server, trailer: str) -> None:
 @pytest.mark.parametrize(
     "trailer", ["Content-Length: 3", "Transfer-Encoding: chunked", "X-A: b\r\n c", "X A: b"]
 )
-def test_trailers_that_speak_of_framing_or_break_it_are_refused(sqlite_server: Server, trailer: str) -> None:
+def test_trailers_that_speak_of_framing_or_break_it_are_refused(server: Server, trailer: str) -> None:
     data = chunked("/v1/auth/token/revoke", BODY, trailers=(trailer, "X-Last: 1"))
-    assert refused(sqlite_server.url, data).status == 400
+    assert refused(server.url, data).status == 400
 
 
-def test_chunks_of_any_size_are_served(sqlite_server: Server) -> None:
+def test_chunks_of_any_size_are_served(server: Server) -> None:
     pieces = [BODY[n : n + 1] for n in range(len(BODY))]
-    with Raw(sqlite_server.url) as connection:
+    with Raw(server.url) as connection:
         connection.send(chunked("/v1/auth/token/revoke", *pieces))
         assert connection.answer().json == {"revoked": True}
 
 
-def test_a_body_in_one_segment_with_its_headers_is_no_header(sqlite_server: Server) -> None:
+def test_a_body_in_one_segment_with_its_headers_is_no_header(server: Server) -> None:
     body = b'{"token":"' + b"x" * 200_000 + b'"}'
-    with Raw(sqlite_server.url) as connection:
+    with Raw(server.url) as connection:
         connection.send(post("/v1/auth/token/revoke", body))
         assert connection.answer().status == 200
 
 
-def test_many_requests_in_one_segment_are_no_header(sqlite_server: Server) -> None:
-    with Raw(sqlite_server.url) as connection:
+def test_many_requests_in_one_segment_are_no_header(server: Server) -> None:
+    with Raw(server.url) as connection:
         connection.send(get("/health", "X-A: " + "b" * 2_000) * 100)
         assert [connection.answer().status for _ in range(100)] == [200] * 100
 
 
-def test_a_request_id_that_came_is_kept_by_a_refusal(sqlite_server: Server) -> None:
+def test_a_request_id_that_came_is_kept_by_a_refusal(server: Server) -> None:
     data = with_body(b"X-Request-Id: order-7\r\n" + LENGTH + CHUNKED, IN_CHUNKS)
-    answer = refused(sqlite_server.url, data)
+    answer = refused(server.url, data)
     assert (answer.header("x-request-id"), answer.json["request_id"]) == ("order-7", "order-7")
 
 
-def test_a_request_id_that_is_not_well_formed_is_not_kept_by_a_refusal(sqlite_server: Server) -> None:
-    check_shape(refused(sqlite_server.url, with_body(b'X-Request-Id: a"b\r\n' + LENGTH + CHUNKED, IN_CHUNKS)))
+def test_a_request_id_that_is_not_well_formed_is_not_kept_by_a_refusal(server: Server) -> None:
+    check_shape(refused(server.url, with_body(b'X-Request-Id: a"b\r\n' + LENGTH + CHUNKED, IN_CHUNKS)))
 
 
-def test_the_request_id_of_an_earlier_request_is_not_kept_by_a_refusal(sqlite_server: Server) -> None:
-    with Raw(sqlite_server.url) as connection:
+def test_the_request_id_of_an_earlier_request_is_not_kept_by_a_refusal(server: Server) -> None:
+    with Raw(server.url) as connection:
         connection.send(get("/health", "X-Request-Id: first") + b"\x80\x81\r\n\r\n")
         assert connection.answer().header("x-request-id") == "first"
         check_shape(connection.answer())
 
 
-def test_a_body_without_end_is_refused_while_it_comes(sqlite_server: Server) -> None:
-    with Raw(sqlite_server.url) as connection:
+def test_a_body_without_end_is_refused_while_it_comes(server: Server) -> None:
+    with Raw(server.url) as connection:
         connection.send(with_body(CHUNKED, b""))
         chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
         for _ in range(80):
             connection.send(chunk)
         assert connection.answer().status == 413
         # Answered is answered: what still comes is thrown away up to a limit, then the connection ends.
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):  # noqa: PT012 - which one sees it is chance
+        with pytest.raises(GONE):  # noqa: PT012 - which one sees it is chance
             for _ in range(1000):
                 connection.send(chunk)
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        with pytest.raises(GONE):
             connection.send(chunk)

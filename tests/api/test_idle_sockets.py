@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
+from qimem.kernel import limits
 from tests.api.raw import Raw, get, post
+from tests.api.test_tls import hello
 from tests.support.broken_server import broken
 from tests.support.server import Server, ok
 from tests.support.volume import volume
@@ -152,3 +155,44 @@ def test_a_server_that_looks_at_every_connection_is_found(tmp_path: Path) -> Non
         assert not bearable(*compare(server, 150, 200, 20, turns=1))
     finally:
         server.stop()
+
+
+def is_open(one: socket.socket) -> bool:
+    one.setblocking(False)
+    try:
+        while one.recv(65536):
+            pass
+    except BlockingIOError:
+        return True
+    return False
+
+
+class Stalled(Crowd):
+    """Sockets whose handshake does not end: half of them have said nothing, half what begins one."""
+
+    def __init__(self, url: str, count: int) -> None:
+        super().__init__(url, 0, 0)
+        self._count = count
+
+    def __enter__(self) -> Self:
+        for number in range(self._count):
+            self._open(hello() if number % 2 else b"")
+        return super().__enter__()
+
+
+@pytest.mark.acceptance
+def test_handshakes_that_never_end_keep_nobody_out(tls_server: Server) -> None:
+    """In full, more than are kept: the oldest make room, and whoever is honest gets in all the while."""
+    count = volume(limits.HANDSHAKES_MAX + 1_000, share=0.07)
+    data = request(tls_server)
+    with Stalled(tls_server.url, count) as crowd:
+        assert len(crowd.sockets) == count
+        started = time.monotonic()
+        for _ in range(10):
+            measure(tls_server.url, data, 20)
+        taken = time.monotonic() - started
+        # One that was not cut to make room, and has not had its time.
+        assert is_open(crowd.sockets[-1])
+        resident = psutil.Process(tls_server.process.pid).memory_info().rss >> 20
+    print(f"10 connections of 20 requests beside {count} handshakes: {taken:.2f} s, {resident} MiB resident")
+    assert taken < limits.HANDSHAKE_SECONDS

@@ -16,7 +16,9 @@ from tests.support.cli import PROGRAM, clean_environment, qimem
 
 
 @contextmanager
-def dev(*arguments: str, **environment: str) -> Iterator[tuple[dict[str, str], str, subprocess.Popen[str]]]:
+def dev(
+    *arguments: str, scheme: str = "http", **environment: str
+) -> Iterator[tuple[dict[str, str], str, subprocess.Popen[str]]]:
     process = subprocess.Popen(
         [*PROGRAM, "dev", "-o", "json", "--bind", "127.0.0.1:0", *arguments],
         env=clean_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -24,7 +26,7 @@ def dev(*arguments: str, **environment: str) -> Iterator[tuple[dict[str, str], s
     try:
         shown = json.loads(process.stdout.readline())
         ready = process.stdout.readline().strip()
-        assert ready.startswith("ready http://127.0.0.1:")
+        assert ready.startswith(f"ready {scheme}://127.0.0.1:")
         yield shown, ready.removeprefix("ready "), process
     finally:
         process.send_signal(signal.SIGTERM)

@@ -41,6 +41,7 @@ from qimem.web import system
 from qimem.web.admin import AdminApp
 from qimem.web.api import audit, auth, authz, clients, me, realms, roles, security, users
 from qimem.web.app import Around, create_app
+from qimem.web.kit.forwarded import Peers
 from qimem.web.oidc import jwks
 
 _SWEEP_SECONDS = 600
@@ -128,7 +129,8 @@ async def start(
     addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
     limits = RateLimits(counter, settings.limits.tiers, addresses)
     origins = settings.web.cors_origins
-    around = Around(core.bearer, log.recorder, limits, metrics)
+    peers = Peers(settings.server.trusted_proxies, metrics.stray, clock.monotonic_seconds)
+    around = Around(core.bearer, log.recorder, limits, metrics, peers)
     app = create_app(ENDPOINTS, services, around, cors_origins=origins)
     watch = WorkerWatch(metrics, log.trail, core.lane, settings.server.data_dir, clock)
     watch.start()

@@ -7,12 +7,12 @@ import resource
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from qimem.bootstrap.database import location
+from qimem.cli.exposure import exposure
+from qimem.cli.finding import Finding
 from qimem.config.schema import Settings
 from qimem.config.values import Address
 from qimem.crypto.mac import key_check_value
@@ -27,24 +27,8 @@ from qimem.server.directories import mode_fault
 from qimem.storage.inspection import inspect_sqlite
 from qimem.storage.repositories.instance import InstanceRepository
 
-State = Literal["ok", "warn", "fail"]
-
 _SWAPS = Path("/proc/swaps")
 _FREE_BYTES_MIN = 512 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's outcome. `advice` says what to do when it is not ok."""
-
-    check: str
-    state: State
-    detail: str
-    advice: str = ""
-
-    def row(self) -> dict[str, object]:
-        """For printing."""
-        return {"check": self.check, "state": self.state, "detail": self.detail, "advice": self.advice}
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -59,6 +43,7 @@ async def examine(settings: Settings) -> list[Finding]:
     findings += database
     if all(finding.state == "ok" for finding in database):
         findings += await _instance(settings, key)
+    findings += exposure(settings)
     findings += [_credentials(data_dir), _swap(), _cores(), _space(data_dir)]
     if key is not None:
         key.wipe()
@@ -169,7 +154,12 @@ def _external_url(settings: Settings, instance: Instance) -> Finding:
     if loopback:
         return Finding("external URL", "warn", f"{url} is of this machine only", "fine for trying things out")
     if parts.scheme != "https":
-        return Finding("external URL", "warn", f"{url} is not https", "put a TLS proxy in front")
+        return Finding(
+            "external URL",
+            "warn",
+            f"{url} is not https",
+            "give a certificate with --tls-cert, or put a TLS proxy in front",
+        )
     return Finding("external URL", "ok", url)
 
 

@@ -30,7 +30,7 @@ def furnish(
     Raises:
         ServerRefused: a fixture is not acceptable, in the server's words.
     """
-    server = Server.at(url)
+    server = Server.own(settings, url)
     bearer = access_token(server, operator)
     realm_id = fixtures.realm.id
     if realm_id != SYSTEM_REALM:

@@ -21,7 +21,10 @@ def greeting(serving: Serving) -> list[str]:
     file = CredentialsFile.beside(serving.settings.server.data_dir)
     if not file.exists():
         return []
-    return [f"credentials {file.path}", *paste_lines(serving.url, file)]
+    settings = serving.settings
+    # A certificate is made out to a name: by the address it would not be taken.
+    named = settings.server.external_url if settings.tls.cert is not None else None
+    return [f"credentials {file.path}", *paste_lines(named or serving.url, file)]
 
 
 def paste_lines(url: str, file: CredentialsFile) -> list[str]:

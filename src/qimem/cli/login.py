@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -14,6 +16,9 @@ import click
 from qimem.cli.output import ServerRefused, Unreachable
 from qimem.kernel.addresses import keeps_secrets
 from qimem.kernel.refusal import Refused
+
+if TYPE_CHECKING:
+    from qimem.config.schema import Settings
 
 _SECONDS = 15.0
 _ANSWER_BYTES_MAX = 1 << 20
@@ -29,6 +34,7 @@ class Server:
         host: Name or IP address.
         port: None: that of the scheme.
         path: What stands before `/v1`, mostly nothing.
+        trusted: How its certificate is judged; None: as the system does, `SSL_CERT_FILE` included.
     """
 
     url: str
@@ -36,6 +42,20 @@ class Server:
     host: str
     port: int | None
     path: str
+    trusted: ssl.SSLContext | None = None
+
+    @classmethod
+    def own(cls, settings: Settings, url: str) -> Server:
+        """The server that this process runs on this machine; of its certificate it knows more than its name.
+
+        Args:
+            settings: Those that it runs with.
+            url: Its address.
+        """
+        server = cls.at(url)
+        return (
+            server if settings.tls.cert is None else replace(server, trusted=trusting_only(settings.tls.cert))
+        )
 
     @classmethod
     def at(cls, base_url: str, *, allow_plain_http: bool = False) -> Server:
@@ -65,6 +85,19 @@ class Server:
         return cls(base_url, parts.scheme == "https", host, port, parts.path.rstrip("/"))
 
 
+def trusting_only(certificate: Path) -> ssl.SSLContext:
+    """What is spoken to the server that holds the key of this certificate, whatever it is called.
+
+    Args:
+        certificate: A file in PEM.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cafile=certificate)
+    return context
+
+
 def post(
     server: Server, path: str, body: Mapping[str, object], *, bearer: str | None = None
 ) -> dict[str, Any]:
@@ -74,18 +107,20 @@ def post(
         Unreachable: nobody answered, or not in HTTP.
         ServerRefused: the answer is not a 200 with a JSON object.
     """
-    kind = http.client.HTTPSConnection if server.tls else http.client.HTTPConnection
     headers = {"Content-Type": "application/json"}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
-    connection = kind(server.host, server.port, timeout=_SECONDS)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=_SECONDS)
+    if server.tls:
+        connection = http.client.HTTPSConnection(
+            server.host, server.port, timeout=_SECONDS, context=server.trusted
+        )
     try:
         connection.request("POST", server.path + path, json.dumps(body), headers)
         answer = connection.getresponse()
         raw = answer.read(_ANSWER_BYTES_MAX)
     except (OSError, http.client.HTTPException) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise Unreachable(f"no answer from {server.url}: {reason}") from error
+        raise Unreachable(f"no answer from {server.url}: {_reason(error)}") from error
     finally:
         connection.close()
     try:
@@ -95,6 +130,13 @@ def post(
     if answer.status != 200 or not isinstance(content, dict):
         raise ServerRefused(answer.status, content if isinstance(content, dict) else {})
     return content
+
+
+def _reason(error: OSError | http.client.HTTPException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # OpenSSL reads the variable.
+        return f"certificate not trusted: {error.verify_message} (SSL_CERT_FILE names other authorities)"
+    return error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
 
 
 def access_token(server: Server, credentials: Mapping[str, Any], totp_code: str | None = None) -> str:

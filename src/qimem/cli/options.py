@@ -18,6 +18,9 @@ _FLAGS = {
     "bind": ("server.bind", "--bind", "A", "Where to listen [127.0.0.1:8080]; port 0 is any free one."),
     "admin_bind": ("server.admin_bind", "--admin-bind", "A", "Where to serve metrics and health [nowhere]."),
     "workers": ("server.workers", "--workers", "N", "Worker processes [1]."),
+    "tls_cert": ("tls.cert", "--tls-cert", "F", "Certificate chain in PEM: serve TLS 1.3."),
+    "tls_key": ("tls.key", "--tls-key", "F", "Its private key in PEM."),
+    "tls_client_ca": ("tls.client_ca", "--tls-client-ca", "F", "Authorities of client certificates in PEM."),
     "external_url": ("server.external_url", "--external-url", "U", "Base of issuers and audiences."),
     "database_url": (
         "database.url",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from qimem.config.refusal import Misconfigured, Mistake
-from qimem.config.schema import SECTIONS, Settings, build, options
+from qimem.config.schema import SECTIONS, Settings, TlsSettings, build, options
 from qimem.config.values import Address
 
 DEFAULT_FILE = Path("qimem.toml")
@@ -83,24 +83,28 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], *, file: Path 
 
 def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mistake]:
     """Values that are fine alone and wrong together."""
-    server, found = settings.server, []
-    if not (server.bind.loopback or server.trusted_proxies or server.allow_plain_http):
+    server, found = settings.server, _of_tls(settings.tls, origins)
+    secured = settings.tls.cert is not None
+    if not (server.bind.loopback or server.trusted_proxies or server.allow_plain_http or secured):
         found.append(
             Mistake(
                 origins["server.bind"],
                 "server.bind",
                 f"{server.bind} is reachable from other machines, and this server speaks plain HTTP",
-                "set server.trusted_proxies to the proxy that speaks TLS, or pass --allow-plain-http",
+                "give --tls-cert and --tls-key, set server.trusted_proxies to the proxy that speaks TLS, or "
+                "pass --allow-plain-http",
             )
         )
     admin = server.admin_bind
-    if admin is not None and not (admin.loopback or server.allow_plain_http):
+    known = secured and settings.tls.client_ca is not None and settings.tls.client_certificates == "required"
+    if admin is not None and not (admin.loopback or server.allow_plain_http or known):
         found.append(
             Mistake(
                 origins["server.admin_bind"],
                 "server.admin_bind",
                 f"{admin} is reachable from other machines, and asks nobody who they are",
-                "bind it to 127.0.0.1, or pass --allow-plain-http where the network keeps others away",
+                "bind it to 127.0.0.1, require client certificates, or pass --allow-plain-http where the network keeps "
+                "others away",
             )
         )
     if admin is not None and _collide(admin, server.bind):
@@ -124,6 +128,27 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
     return found
 
 
+def _of_tls(tls: TlsSettings, origins: Mapping[str, str]) -> list[Mistake]:
+    found = []
+    if (tls.cert is None) != (tls.key is None):
+        here, missing = ("tls.cert", "tls.key") if tls.key is None else ("tls.key", "tls.cert")
+        found.append(Mistake(origins[here], here, f"needs {missing}", "give both --tls-cert and --tls-key"))
+    elif tls.client_ca is not None and tls.cert is None:
+        found.append(
+            Mistake(
+                origins["tls.client_ca"],
+                "tls.client_ca",
+                "needs tls.cert: there are no client certificates without TLS",
+            )
+        )
+    if tls.client_certificates == "required" and tls.client_ca is None:
+        option = "tls.client_certificates"
+        found.append(
+            Mistake(origins[option], option, "needs tls.client_ca: nobody's certificate would be taken")
+        )
+    return found
+
+
 def _collide(one: Address, other: Address) -> bool:
     everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
     same = one.host == other.host or bool({one.host, other.host} & everywhere)
@@ -138,8 +163,8 @@ def loopback_only(bind: Address) -> list[Mistake]:
 
 
 def _flag(option: str) -> str:
-    if option.startswith("database."):
-        return "--" + option.replace(".", "-")
+    if option.startswith(("database.", "tls.")):
+        return "--" + option.replace(".", "-").replace("_", "-")
     return "--" + option.partition(".")[2].replace("_", "-")
 
 

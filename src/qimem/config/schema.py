@@ -52,6 +52,24 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """The section `[tls]`."""
+
+    cert: Path | None = _option(
+        None,
+        values.path,
+        "Certificate in PEM, then those that lead to its authority; with it, only TLS 1.3 is spoken.",
+    )
+    key: Path | None = _option(None, values.path, "Its private key in PEM, without a passphrase.")
+    client_ca: Path | None = _option(
+        None, values.path, "Authorities in PEM whose client certificates are taken; unset, none is asked for."
+    )
+    client_certificates: str = _option(
+        "optional", values.choice("optional", "required"), "Whether a client without a certificate is served."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseSettings:
     """The section `[database]`."""
 
@@ -154,6 +172,7 @@ class Settings:
     """The whole configuration."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     seal: SealSettings = field(default_factory=SealSettings)
     web: WebSettings = field(default_factory=WebSettings)
@@ -164,6 +183,7 @@ class Settings:
 
 SECTIONS: dict[str, type[Any]] = {
     "server": ServerSettings,
+    "tls": TlsSettings,
     "database": DatabaseSettings,
     "seal": SealSettings,
     "web": WebSettings,

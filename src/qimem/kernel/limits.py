@@ -18,6 +18,20 @@ URL_BYTES_MAX: Final = 8 * 1024
 CONNECTIONS_MAX: Final = 10_000
 """Per worker; beyond it a new connection is closed at once, before any work is done for it."""
 
+# TLS.
+HANDSHAKE_SECONDS: Final = 10.0
+HANDSHAKES_MAX: Final = 2_048
+"""Unfinished at once, per worker; one more cuts the oldest, so that a flood of them has to outrun honest clients."""
+TLS_FILE_BYTES_MAX: Final = 512 * 1024
+"""Of the certificates, the key and the authorities of clients, each."""
+CERTIFICATE_WARNING_SECONDS: Final = 14 * 86_400
+
+# Forwarded headers of peers that are no proxies.
+STRAY_PEERS_MAX: Final = 1_024
+"""Peers that are logged apart in one period, per worker."""
+STRAY_PEERS_SECONDS: Final = 60.0
+FORWARDED_HOPS_MAX: Final = 32
+
 # Bodies. Decrypt takes more, so that every envelope handed out can be handed back.
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 DECRYPT_BODY_BYTES_MAX: Final = 6 * 1024 * 1024

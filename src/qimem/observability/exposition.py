@@ -10,7 +10,16 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from qimem.observability.metrics import BOUNDS_SECONDS, BUILD, DURATION, GAUGES, REQUESTS, STARTS, Metrics
+from qimem.observability.metrics import (
+    BOUNDS_SECONDS,
+    BUILD,
+    DURATION,
+    GAUGES,
+    REQUESTS,
+    STARTS,
+    STRAYS,
+    Metrics,
+)
 
 
 class _AllRows(Collector):
@@ -30,6 +39,7 @@ class _AllRows(Collector):
             duration.add_metric([sample.operation], buckets, sample.seconds)
         yield requests
         yield duration
+        yield CounterMetricFamily(STRAYS.name, STRAYS.help, value=self._metrics.strays())
         yield CounterMetricFamily(STARTS.name, STARTS.help, value=self._metrics.starts())
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([self._version], 1)

@@ -50,6 +50,11 @@ DURATION: Final = Metric(
 STARTS: Final = Metric(
     "qimem_worker_starts_total", Kind.COUNTER, "Workers that were started, the first ones included."
 )
+STRAYS: Final = Metric(
+    "qimem_forwarded_ignored_total",
+    Kind.COUNTER,
+    "Requests with forwarded headers that were ignored: the peer is not in `server.trusted_proxies`.",
+)
 BUILD: Final = Metric("qimem_build_info", Kind.GAUGE, "1; the version is a label.", ("version",))
 GAUGES: Final = (
     Metric("qimem_worker_resident_bytes", Kind.GAUGE, "Memory of the process.", ("worker",)),
@@ -72,7 +77,7 @@ GAUGES: Final = (
     ),
     Metric("qimem_worker_audit_free_bytes", Kind.GAUGE, "Free space where the audit log is.", ("worker",)),
 )
-METRICS: Final = (REQUESTS, DURATION, STARTS, BUILD, *GAUGES)
+METRICS: Final = (REQUESTS, DURATION, STRAYS, STARTS, BUILD, *GAUGES)
 """Every metric there is."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -126,7 +131,8 @@ class Metrics:
         self._gauges_at = len(self._operations) * _PER_OPERATION
         self._stamp_at = self._gauges_at + len(GAUGES)
         self._starts_at = self._stamp_at + 1
-        if (self._starts_at + 1) * _CELL_BYTES > _ROW_BYTES:
+        self._strays_at = self._starts_at + 1
+        if (self._strays_at + 1) * _CELL_BYTES > _ROW_BYTES:
             raise ValueError("more metrics than a row holds")
         memory = mmap.mmap(-1 if descriptor is None else descriptor, _MEMORY_BYTES)
         self._rows = [
@@ -149,6 +155,10 @@ class Metrics:
         base += len(STATUSES)
         own[base + bisect_left(BOUNDS_SECONDS, seconds)] += 1
         own[base + _BUCKETS] += int(seconds * _NANOSECONDS)
+
+    def stray(self) -> None:
+        """Count a request whose forwarded headers were ignored."""
+        self._own[self._strays_at] += 1
 
     def tell(self, values: Sequence[float], now: float) -> None:
         """How this worker is.
@@ -177,6 +187,10 @@ class Metrics:
     def starts(self) -> int:
         """How many workers have claimed a row."""
         return sum(row[self._starts_at] for row in self._rows)
+
+    def strays(self) -> int:
+        """Requests of all workers whose forwarded headers were ignored."""
+        return sum(row[self._strays_at] for row in self._rows)
 
     def gauges(self, now: float) -> dict[int, list[float]]:
         """Number of each worker that was heard of lately → one value for each of `GAUGES`.

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import uvicorn
 import uvloop
@@ -24,6 +24,9 @@ from qimem.kernel.limits import DRAIN_SECONDS
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import logger
+
+if TYPE_CHECKING:
+    from qimem.web.kit.tls import Tls
 
 _CLOSE_SECONDS = 2.0
 """Share of the drain that is left for giving back leases and closing the database."""
@@ -106,31 +109,43 @@ class Stop:
         self.ask()
 
 
+class Listeners(NamedTuple):
+    """Bound sockets, taken over by whoever serves on them.
+
+    Args:
+        main: For the application.
+        tls: What secures it; None speaks plain HTTP.
+        admin: For the admin application.
+        admin_tls: What secures that.
+    """
+
+    main: socket.socket
+    tls: Tls | None = None
+    admin: socket.socket | None = None
+    admin_tls: Tls | None = None
+
+
 async def serve(
     running: Running,
-    settings: Settings,
-    listener: socket.socket,
+    listeners: Listeners,
     *,
     stop: Stop,
     listening: Callable[[], Awaitable[None]],
-    admin: socket.socket | None = None,
 ) -> None:
     """Serve until stopped, then drain and close the application.
 
     Args:
         running: The started application; closed at the end, whatever happens.
-        settings: Those it was started with.
-        listener: A bound socket; taken over.
+        listeners: Where.
         stop: Where the wish to stop arrives.
         listening: Awaited once connections are accepted.
-        admin: Another bound socket, for the admin application; taken over.
     """
-    server = _Server(_uvicorn_config(running.app, settings), listening)
+    server = _Server(_uvicorn_config(running.app, listeners.tls), listening)
     stop.attach(server)
     _settle()
     try:
-        async with _beside(running, settings, admin, stop):
-            await server.serve(sockets=[listener])
+        async with _beside(running, listeners, stop):
+            await server.serve(sockets=[listeners.main])
     finally:
         try:
             await asyncio.wait_for(running.close(), _CLOSE_SECONDS)
@@ -139,10 +154,9 @@ async def serve(
 
 
 @contextlib.asynccontextmanager
-async def _beside(
-    running: Running, settings: Settings, admin: socket.socket | None, stop: Stop
-) -> AsyncIterator[None]:
+async def _beside(running: Running, listeners: Listeners, stop: Stop) -> AsyncIterator[None]:
     """The admin application, listening before anybody is told so; when it ends by itself, so does the server."""
+    admin = listeners.admin
     if admin is None:
         yield
         return
@@ -153,7 +167,7 @@ async def _beside(
     async def listening() -> None:
         listens.set()
 
-    server = _Server(_uvicorn_config(running.admin_app, settings), listening)
+    server = _Server(_uvicorn_config(running.admin_app, listeners.admin_tls), listening)
     stop.attach(server)
     serving = asyncio.create_task(server.serve(sockets=[admin]))
     waiting = asyncio.create_task(listens.wait())
@@ -182,13 +196,13 @@ def _settle() -> None:
         trim(0)
 
 
-def _uvicorn_config(app: Callable[..., Awaitable[None]], settings: Settings) -> uvicorn.Config:
+def _uvicorn_config(app: Callable[..., Awaitable[None]], tls: Tls | None) -> uvicorn.Config:
     from qimem.web.kit.protocol import GuardedProtocol  # noqa: PLC0415
 
-    trusted: Any = list(settings.server.trusted_proxies)
+    protocol: Any = GuardedProtocol if tls is None else tls.over(GuardedProtocol)
     return uvicorn.Config(
         app,
-        http=GuardedProtocol,
+        http=protocol,
         ws="none",
         loop="uvloop",
         lifespan="off",
@@ -196,8 +210,8 @@ def _uvicorn_config(app: Callable[..., Awaitable[None]], settings: Settings) -> 
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(trusted),
-        forwarded_allow_ips=trusted,
+        # Whose word on addresses counts is judged by the application, see `web.kit.forwarded`.
+        proxy_headers=False,
         workers=1,
         timeout_graceful_shutdown=int(DRAIN_SECONDS - _CLOSE_SECONDS - 1),
     )

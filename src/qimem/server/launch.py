@@ -19,6 +19,7 @@ from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
+from qimem.server.tls import SharedMaterial, load, renewal_from_files, secured, secures_admin, use
 
 # The rest is imported when it is known to be needed: it takes half a second.
 if TYPE_CHECKING:
@@ -65,57 +66,93 @@ def launch(plan: Plan) -> int:
         Refused: this will not start; the reason says what to change.
     """
     harden()
+    if not plan.throw_away:
+        # Unheeded until it is listened for, whoever sends it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # They are read, and the database's password may be among them.
     erase_variables(filter(is_setting, os.environ))
     configure(level=plan.settings.log.level, format=plan.settings.log.format)
     with ExitStack() as stack:
         settings = plan.settings
-        listener = stack.enter_context(reserve(settings.server.bind))
-        bind = settings.server.admin_bind
-        admin = None if bind is None else stack.enter_context(reserve(bind))
+        bound = _Bound.reserve(settings, stack)
         if settings.database.mode == "stateless":
             settings = stack.enter_context(in_memory(settings))
         if settings.server.workers == 1:
-            return _run_here(plan, settings, listener, admin)
-        return _run_workers(plan, settings, listener, admin)
+            return _run_here(plan, settings, bound)
+        return _run_workers(plan, settings, bound)
 
 
-def _run_here(plan: Plan, settings: Settings, listener: socket.socket, admin: socket.socket | None) -> int:
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The sockets, and the addresses that clients reach them at."""
+
+    listener: socket.socket
+    url: str
+    admin: socket.socket | None
+    admin_url: str | None
+
+    @classmethod
+    def reserve(cls, settings: Settings, stack: ExitStack) -> _Bound:
+        listener = stack.enter_context(reserve(settings.server.bind))
+        url = base_url(listener, "http" if settings.tls.cert is None else "https")
+        if settings.server.admin_bind is None:
+            return cls(listener, url, None, None)
+        admin = stack.enter_context(reserve(settings.server.admin_bind))
+        return cls(listener, url, admin, base_url(admin, "https" if secures_admin(settings) else "http"))
+
+
+def _run_here(plan: Plan, settings: Settings, bound: _Bound) -> int:
     from qimem.bootstrap.serving import start  # noqa: PLC0415
-    from qimem.server.http import Stop, runner, serve  # noqa: PLC0415
+    from qimem.server.http import Listeners, Stop, runner, serve  # noqa: PLC0415
 
-    url = base_url(listener)
     stop = Stop()
     with runner() as loop:
         stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
-        opened = loop.run(_open(plan, settings, url))
-        running = loop.run(start(settings, opened.root_key, url, throw_away=plan.throw_away))
+        if not plan.throw_away:
+            renew = renewal_from_files(settings.tls, lambda fresh: use(fresh, tls, settings.tls))
+            # In a thread: the disk that the files are on may hang.
+            loop.get_loop().add_signal_handler(signal.SIGHUP, loop.get_loop().run_in_executor, None, renew)
+        # Only now: what becomes of the files from here on, a signal tells.
+        tls = None if settings.tls.cert is None else secured(load(settings.tls), settings.tls)
+        opened = loop.run(_open(plan, settings, bound.url))
+        running = loop.run(start(settings, opened.root_key, bound.url, throw_away=plan.throw_away))
 
         async def listening() -> None:
-            serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
+            serving = Serving(settings, bound.url, opened.installed, bound.admin_url)
             await asyncio.to_thread(plan.announce, serving)
 
-        loop.run(serve(running, settings, listener, stop=stop, listening=listening, admin=admin))
+        admin_tls = tls if secures_admin(settings) else None
+        listeners = Listeners(bound.listener, tls, bound.admin, admin_tls)
+        loop.run(serve(running, listeners, stop=stop, listening=listening))
     logger().info("stopped", pid=os.getpid())
     return 0
 
 
-def _run_workers(plan: Plan, settings: Settings, listener: socket.socket, admin: socket.socket | None) -> int:
+def _run_workers(plan: Plan, settings: Settings, bound: _Bound) -> int:
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
-    url = base_url(listener)
-    shared = _shared_memory()
-    with Supervisor(settings.server.workers, inherited=shared) as supervisor:
+    shared, shown = _shared_memory()
+    with Supervisor(settings.server.workers, inherited=(*shared, shown.descriptor)) as supervisor:
+        if settings.tls.cert is not None:
+            shown.put(load(settings.tls))
         _import_all(settings)
         supervisor.start(worker.main)
-        opened = asyncio.run(_open(plan, settings, url))
-        host, port = _shared(listener)
+        opened = asyncio.run(_open(plan, settings, bound.url))
+        host, port = _shared(bound.listener)
         order = Order(
-            settings, opened.root_key, host, port, url, shared, None if admin is None else _shared(admin)
+            settings,
+            opened.root_key,
+            host,
+            port,
+            bound.url,
+            shared,
+            None if bound.admin is None else _shared(bound.admin),
+            None if settings.tls.cert is None else shown.descriptor,
         )
-        serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
-        return supervisor.run(order, lambda: plan.announce(serving))
+        serving = Serving(settings, bound.url, opened.installed, bound.admin_url)
+        renew = renewal_from_files(settings.tls, shown.put)
+        return supervisor.run(order, lambda: plan.announce(serving), renew)
 
 
 def _shared(listener: socket.socket) -> tuple[str, int]:
@@ -125,12 +162,12 @@ def _shared(listener: socket.socket) -> tuple[str, int]:
     return host, port
 
 
-def _shared_memory() -> SharedMemory:
+def _shared_memory() -> tuple[SharedMemory, SharedMaterial]:
     from qimem.coordination.window_table import shared_windows  # noqa: PLC0415
     from qimem.observability.metrics import shared_metrics  # noqa: PLC0415
 
     try:
-        return SharedMemory(shared_windows(), shared_metrics())
+        return SharedMemory(shared_windows(), shared_metrics()), SharedMaterial.empty()
     except OSError as error:
         raise Refused(
             f"no memory that workers share: {error.strerror}", "give the server more memory"

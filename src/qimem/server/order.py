@@ -27,6 +27,7 @@ class Order:
         url: Base URL that clients use.
         shared: Descriptors of the memory that workers share; each has inherited them.
         admin: Host and port of the admin listener, already reserved.
+        tls: Descriptor of the memory in which workers find certificate and key; inherited, too.
     """
 
     settings: Settings
@@ -36,6 +37,7 @@ class Order:
     url: str
     shared: SharedMemory | None = None
     admin: tuple[str, int] | None = None
+    tls: int | None = None
 
     def send(self, descriptor: int) -> None:
         """Write it all; the reader may still be starting, so this is small enough for a pipe's buffer."""
@@ -45,6 +47,7 @@ class Order:
             "url": self.url,
             "shared": self.shared,
             "admin": self.admin,
+            "tls": self.tls,
         }
         head = json.dumps({"place": place, "settings": dump(self.settings).decode()}).encode()
         os.writev(descriptor, [len(head).to_bytes(4, "big"), head, self.root_key.reveal()])

@@ -53,8 +53,8 @@ def join(host: str, port: int) -> socket.socket:
     return listener
 
 
-def base_url(listener: socket.socket) -> str:
+def base_url(listener: socket.socket, scheme: str = "http") -> str:
     """`http://host:port` with the real port, and a host that a client on this machine can use."""
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - reading, not binding
-    return f"http://{Address(reachable, port)}"
+    return f"{scheme}://{Address(reachable, port)}"

@@ -66,6 +66,8 @@ class _Slot:
     said: bytes = b""
     deaths: int = 0
     start_at: float = 0.0
+    outdated: bool = False
+    """Whether it is still to be told of another certificate."""
 
 
 class Supervisor:
@@ -96,6 +98,7 @@ class Supervisor:
         self._slots = [_Slot(number) for number in range(1, workers + 1)]
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._hung_up = False
         self._announced = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -104,6 +107,7 @@ class Supervisor:
         self._previous = {
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._hang_up)
         # Started with it ignored, the system would keep no exit codes and give away the number of who ended.
         self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
@@ -134,18 +138,22 @@ class Supervisor:
         for slot in self._slots:
             self._fill(slot, lambda orders, report: Forked(lambda: self._become_worker(work, orders, report)))
 
-    def run(self, order: Order, announce: Callable[[], None]) -> int:
+    def run(
+        self, order: Order, announce: Callable[[], None], renew: Callable[[], bool] = lambda: False
+    ) -> int:
         """Supervise until told to stop; the exit code of the process.
 
         Args:
             order: What each worker is told.
             announce: Called once, when all workers serve.
+            renew: Called at SIGHUP; whether workers are to be told by one, too.
 
         Raises:
             Refused: a worker refused the first start, in its words.
         """
         while not self._stopping:
             failed = self._turn(order, announce)
+            self._renew(renew)
             if failed is not None:
                 return failed
         return 0
@@ -275,6 +283,21 @@ class Supervisor:
             self._selector.unregister(slot.reports)
         _close(slot.reports, slot.orders)
         slot.process, slot.orders, slot.reports = None, -1, -1
+
+    def _renew(self, renew: Callable[[], bool]) -> None:
+        if self._hung_up:
+            self._hung_up = False
+            if renew():
+                for slot in self._slots:
+                    slot.outdated = True
+        for slot in self._slots:
+            # Before it serves, the signal would end it or be lost.
+            if slot.outdated and slot.ready and slot.process is not None and slot.process.poll() is None:
+                slot.outdated = False
+                slot.process.send_signal(signal.SIGHUP)
+
+    def _hang_up(self, *_: object) -> None:
+        self._hung_up = True
 
     def _stop(self, *_: object) -> None:
         self._stopping = True

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from qimem.kernel.hardening import die_with, harden
 
 if TYPE_CHECKING:
+    from qimem.config.schema import Settings
     from qimem.server.http import Running, Start
     from qimem.server.order import Order
+    from qimem.web.kit.tls import Tls
 
 READY = b"r"
 BEAT = b"h"
@@ -39,8 +41,9 @@ def main(arguments: list[str], start: Start | None = None) -> int:
     harden()
     parent = os.getppid()
     die_with(parent)
-    # Ctrl-C reaches the whole process group; only the supervisor answers it.
+    # Ctrl-C and the end of a terminal reach the whole process group; only the supervisor answers them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     orders, reports = (int(argument) for argument in arguments)
     if _abandoned(reports):
         # It died before this process could learn who it was.
@@ -82,11 +85,13 @@ def _abandoned(reports: int) -> bool:
 
 
 async def _work(order: Order, reports: int, start: Start) -> None:
-    from qimem.server.http import Stop, serve  # noqa: PLC0415
+    from qimem.server.http import Listeners, Stop, serve  # noqa: PLC0415
     from qimem.server.sockets import join  # noqa: PLC0415
+    from qimem.server.tls import secures_admin  # noqa: PLC0415
 
     stop = Stop()
     stop.listen(asyncio.get_running_loop(), signal.SIGTERM)
+    tls = None if order.tls is None else _secured(order.settings, order.tls)
     running: Running = await start(order.settings, order.root_key, order.url, shared=order.shared)
     beats: list[asyncio.Task[None]] = []
 
@@ -96,10 +101,22 @@ async def _work(order: Order, reports: int, start: Start) -> None:
 
     os.set_blocking(reports, False)
     admin = None if order.admin is None else join(*order.admin)
-    listener = join(order.host, order.port)
-    await serve(running, order.settings, listener, stop=stop, listening=listening, admin=admin)
+    admin_tls = tls if secures_admin(order.settings) else None
+    listeners = Listeners(join(order.host, order.port), tls, admin, admin_tls)
+    await serve(running, listeners, stop=stop, listening=listening)
     for beat in beats:
         beat.cancel()
+
+
+def _secured(settings: Settings, descriptor: int) -> Tls:
+    """What all workers show, and from the next SIGHUP on what is in their memory then."""
+    from qimem.server.tls import Renewal, SharedMaterial, secured, use  # noqa: PLC0415
+
+    shared = SharedMaterial(descriptor)
+    tls = secured(shared.taken(), settings.tls)
+    renew = Renewal(settings.tls, shared.taken, lambda fresh: use(fresh, tls, settings.tls))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
+    return tls
 
 
 async def _beat(reports: int) -> None:

@@ -20,7 +20,7 @@ from qimem.kernel.limits import DRAIN_SECONDS, WORKER_START_SECONDS
 from qimem.kernel.secret import SecretText
 from qimem.observability.logging import configure_guest
 from qimem.server.directories import in_memory
-from qimem.server.http import Stop, runner
+from qimem.server.http import Listeners, Stop, runner
 from qimem.server.http import serve as serve_until
 from qimem.server.installation import initialise_in_memory
 from qimem.server.sockets import base_url, reserve
@@ -128,7 +128,7 @@ def serve() -> Iterator[LocalServer]:
             async def listening() -> None:
                 ready.set_result(installed)
 
-            await serve_until(running, settings, listener, stop=stop, listening=listening)
+            await serve_until(running, Listeners(listener), stop=stop, listening=listening)
 
         def run() -> None:
             try:

@@ -25,6 +25,7 @@ from qimem.web.kit.asked import Asked, RateLimits, Receive, Scope, Send, exchang
 from qimem.web.kit.cors import Cors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.web.kit.errors import TransportError
+from qimem.web.kit.forwarded import Peers
 from qimem.web.kit.gate import Gate, is_no_client
 from qimem.web.kit.media_types import check_media
 from qimem.web.kit.reading import check_head, checked_body, idempotency_key, query_of, read_body
@@ -44,12 +45,13 @@ Answer = tuple[int, bytes, bytes]
 
 
 class Around(NamedTuple):
-    """What stands around every handler: who comes in, what is recorded, charged and counted."""
+    """What stands around every handler: who comes in and from where, what is recorded, charged and counted."""
 
     gate: Gate
     recorder: Recorder
     limits: RateLimits
     metrics: Metrics
+    peers: Peers
 
 
 class App:
@@ -74,13 +76,14 @@ class App:
         self._recorder = around.recorder
         self._limits = around.limits
         self._metrics = around.metrics
+        self._peers = around.peers
         self._cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             raise RuntimeError(f"unsupported protocol: {scope['type']}")
-        asked = Asked(scope, receive, self._limits, monotonic())
+        asked = Asked(scope, receive, self._limits, self._peers, monotonic())
         request_id, exchange = asked.request_id, asked.exchange
         failure: QimemError | TransportError | None = None
         try:

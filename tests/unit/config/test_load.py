@@ -163,6 +163,35 @@ def test_an_open_address_needs_a_word_about_tls(bind: str) -> None:
     assert load({"server.bind": bind}, {"QIMEM_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7"})
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0:80", "192.0.2.1:80"])
+def test_with_a_certificate_it_needs_none(bind: str) -> None:
+    loaded = load({"server.bind": bind, "tls.cert": "c.pem", "tls.key": "k.pem"}, {})
+    assert loaded.settings.tls.cert == Path("c.pem")
+    assert loaded.origins["tls.key"] == "--tls-key"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"tls.cert": "c"}, "--tls-cert: tls.cert: needs tls.key"),
+        ({"tls.key": "k"}, "--tls-key: tls.key: needs tls.cert"),
+        ({"tls.client_ca": "a"}, "--tls-client-ca: tls.client_ca: needs tls.cert"),
+        (
+            {"tls.cert": "c", "tls.key": "k", "tls.client_certificates": "required"},
+            "--tls-client-certificates: tls.client_certificates: needs tls.client_ca",
+        ),
+        ({"tls.client_certificates": "maybe"}, "expected one of: optional, required"),
+    ],
+)
+def test_half_of_tls_is_refused(given: dict[str, object], told: str) -> None:
+    (found,) = mistakes(given)
+    assert told in found
+
+
+def test_half_of_tls_opens_no_address() -> None:
+    assert len(mistakes({"tls.key": "k", "server.bind": "0.0.0.0:80"})) == 2
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1:80", "127.8.8.8:80", "localhost:80", "[::1]:80"])
 def test_loopback_needs_none(bind: str) -> None:
     assert load({"server.bind": bind}, {}).settings.server.bind.loopback
@@ -174,6 +203,10 @@ def test_metrics_for_other_machines_need_a_word(bind: str) -> None:
     assert len(told) == 1
     assert "asks nobody who they are" in told[0]
     assert load({"server.admin_bind": bind, "server.allow_plain_http": True}, {})
+    # Encrypted, and still asking nobody.
+    tls = {"server.admin_bind": bind, "tls.cert": "c", "tls.key": "k", "tls.client_ca": "a"}
+    assert len(mistakes(tls)) == 1
+    assert load(tls | {"tls.client_certificates": "required"}, {})
     assert load({"server.admin_bind": "127.0.0.1:9090"}, {})
 
 

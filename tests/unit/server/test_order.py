@@ -15,7 +15,7 @@ from qimem.server.order import Order
 
 def sent() -> tuple[Order, int]:
     settings = load({}, {"DATABASE_URL": "postgresql://u:p@h/d"}).settings
-    order = Order(settings, SecretBytes(bytes(range(32))), "127.0.0.1", 8080, "http://127.0.0.1:8080")
+    order = Order(settings, SecretBytes(bytes(range(32))), "127.0.0.1", 8080, "http://127.0.0.1:8080", tls=7)
     reader, writer = os.pipe()
     order.send(writer)
     os.close(writer)
@@ -27,6 +27,7 @@ def test_an_order_arrives_whole() -> None:
     arrived = Order.receive(reader)
     assert arrived.root_key.equals(order.root_key.reveal())
     assert (arrived.host, arrived.port, arrived.url) == (order.host, order.port, order.url)
+    assert arrived.tls == order.tls == 7
     assert arrived.settings.database.url.reveal() == "postgresql://u:p@h/d"
     assert os.read(reader, 1) == b""
     os.close(reader)

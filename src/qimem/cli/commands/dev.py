@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@settings_options("bind")
+@settings_options("bind", "tls_cert", "tls_key")
 @click.option(
     "--fixtures", metavar="F", type=click.Path(path_type=Path), help="Realm, client and user to begin with."
 )
@@ -38,8 +38,9 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
 
     # In memory whatever the environment says: a throw-away server never meets real data.
     settings = read_settings(
-        config_file, given, database__mode="stateless", server__workers=1, server__allow_plain_http=True
-    ).settings
+        config_file, given, database__mode="stateless", server__workers=1, server__allow_plain_http=True,
+        tls__client_certificates="optional",
+    ).settings  # fmt: skip
     known = None if fixtures is None else read_fixtures(fixtures)
     mistakes = loopback_only(settings.server.bind)
     if mistakes:
@@ -52,7 +53,8 @@ def dev(config_file: Path | None, fixtures: Path | None, format: str, **given: A
             from qimem.cli.furnishing import furnish  # noqa: PLC0415
 
             credentials = furnish(serving.settings, serving.url, credentials, known)
-        emit(credentials | {"access_token": access_token(Server.at(serving.url), credentials)}, format)
+        server = Server.own(serving.settings, serving.url)
+        emit(credentials | {"access_token": access_token(server, credentials)}, format)
         say("everything in this server is lost when it ends")
         write(f"ready {serving.url}")
 

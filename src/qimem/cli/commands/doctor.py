@@ -15,10 +15,10 @@ EXIT_FAILED = 1
 
 
 @click.command()
-@settings_options("data_dir", "database_url", "root_key_file")
+@settings_options("data_dir", "bind", "admin_bind", "tls_cert", "tls_key", "database_url", "root_key_file")
 @output_option
 def doctor(config_file: Path | None, format: str, **given: Any) -> int:
-    """Check data directory, root key, database, host and leftovers.
+    """Check data directory, root key, database, listeners, host and leftovers.
 
     Each check is ok, warn or fail, with advice. Ends with 1 when one fails. Changes nothing.
     """

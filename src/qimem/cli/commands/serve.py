@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @settings_options(
-    "data_dir", "bind", "admin_bind", "workers", "database_url", "root_key_file", "external_url"
-)
+    "data_dir", "bind", "admin_bind", "workers", "tls_cert", "tls_key", "tls_client_ca", "database_url",
+    "root_key_file", "external_url",
+)  # fmt: skip
 @click.option("--allow-plain-http", is_flag=True, default=None, help="Serve other machines without TLS.")
 def serve(config_file: Path | None, allow_plain_http: bool | None, **given: Any) -> int:
     """Run the server.
 
     On an empty directory makes the installation first and writes its credentials to
-    <data-dir>.credentials.json. Prints `ready http://…` once it serves; logs go to stderr.
+    <data-dir>.credentials.json. Prints `ready http://…` once it serves; logs go to stderr. SIGHUP reads the
+    TLS files anew.
 
     \b
     qimem serve --data-dir data --bind 127.0.0.1:8080

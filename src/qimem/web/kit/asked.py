@@ -12,6 +12,7 @@ from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.limits import BATCH_ITEMS_MAX
 from qimem.kernel.metering import Charge, rate_limited
 from qimem.web.kit.errors import request_id
+from qimem.web.kit.forwarded import Peers
 
 if TYPE_CHECKING:
     from qimem.web.kit.endpoint import Endpoint
@@ -43,10 +44,12 @@ class Asked:
     """One request; headers of the same name show the last value. It is the meter that services charge."""
 
     __slots__ = (
-        "_limits", "began", "charge", "draft", "endpoint", "exchange", "headers", "heard", "receive", "request_id", "scope",
+        "_limits", "address", "began", "charge", "draft", "endpoint", "exchange", "headers", "heard", "receive", "request_id", "scope",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, limits: RateLimits, began: float) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, limits: RateLimits, peers: Peers, began: float
+    ) -> None:
         self.began = began
         self.scope = scope
         self.receive = receive
@@ -55,6 +58,9 @@ class Asked:
         self.headers: Mapping[bytes, bytes] = (
             dict(scope["headers"]) if exchange is None else exchange.framing.fields
         )
+        peer = scope.get("client")
+        self.address = peers.address_behind(peer[0], self.headers, scope["headers"]) if peer else ""
+        """Whom it counts for where nobody proves who asks."""
         self.request_id = request_id(self.headers.get(b"x-request-id"))
         self.endpoint: Endpoint | None = None
         self.draft: AuditDraft | None = None
@@ -62,12 +68,6 @@ class Asked:
         """None as long as nobody was charged."""
         self.heard = False
         """Whether its path, method and head are such that a limit may refuse it."""
-
-    @property
-    def address(self) -> str:
-        """The peer's address as text."""
-        peer = self.scope.get("client")
-        return peer[0] if peer else ""
 
     async def charge_client(self, realm_id: RealmId, client_id: ClientId, tier: str, units: int = 1) -> None:
         """Charge the client that was proven to ask.

@@ -57,7 +57,8 @@ class Exchange(RequestResponseCycle):
     """A request being answered, with a short way past the messages of ASGI for this product's application.
 
     The application finds it as `scope["extensions"]["qimem.exchange"]`. One write of rendered headers and
-    body replaces two messages, each a dict that is checked and taken apart again.
+    body replaces two messages, each a dict that is checked and taken apart again. Beside it, when the connection's client
+    has shown a certificate that was verified, stands `qimem.client_certificate`: its thumbprint `x5t#S256` (RFC 8705 §3.1).
     """
 
     # Every attribute of the base class is set here or below: its own constructor, called with eleven names,
@@ -88,6 +89,8 @@ class Exchange(RequestResponseCycle):
         self.framing = framing
         self._protocol = protocol
         scope["extensions"] = {"qimem.exchange": self}
+        if protocol.client_certificate is not None:
+            scope["extensions"]["qimem.client_certificate"] = protocol.client_certificate
 
     def begin(self, app: Any) -> None:
         """Serve the request up to where it first has to wait; a task of its own goes on from there.

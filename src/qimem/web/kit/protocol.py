@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 from weakref import WeakSet
 
@@ -48,6 +48,8 @@ class GuardedProtocol(HttpToolsProtocol):
     sweep_seconds = limits.SWEEP_SECONDS
 
     flow: Flow
+    client_certificate: str | None = None
+    """Thumbprint of the one that the client has proved to hold, from an authority that is trusted."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,7 +75,7 @@ class GuardedProtocol(HttpToolsProtocol):
             transport.abort()
             return
         self._deadline = self.loop.time() + self.first_byte_seconds
-        _Sweep.ensure(self)
+        Sweep.ensure(self)
 
     def sweep(self, now: float) -> None:
         """Cut the connection if it is past a deadline, or does not take what was written."""
@@ -356,13 +358,21 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-class _Sweep:
+class Watched(Protocol):
+    """A connection, as far as the sweep knows it."""
+
+    loop: asyncio.AbstractEventLoop
+    server_state: ServerState
+    sweep_seconds: float
+
+
+class Sweep:
     """The one timer of a server in this process."""
 
     _running: ClassVar[WeakSet[ServerState]] = WeakSet()
 
     @classmethod
-    def ensure(cls, protocol: GuardedProtocol) -> None:
+    def ensure(cls, protocol: Watched) -> None:
         """Run for as long as there are connections."""
         loop, state, every = protocol.loop, protocol.server_state, protocol.sweep_seconds
         if state not in cls._running:

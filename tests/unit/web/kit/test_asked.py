@@ -12,11 +12,13 @@ from qimem.errors import Limited, storage_unavailable
 from qimem.kernel.clock import ManualClock
 from qimem.kernel.metering import Allowance
 from qimem.web.kit.asked import Asked
+from qimem.web.kit.forwarded import Peers
 from tests.unit.oauth.fakes import ACME, APP, an_actor
 
 pytestmark = pytest.mark.anyio
 
 TEN = Allowance(10, 60)
+NO_PROXIES = Peers((), lambda: None, lambda: 0.0)
 
 
 class Door:
@@ -28,7 +30,7 @@ class Door:
     async def asked(self) -> Asked:
         """One request that was charged for itself."""
         scope: dict[str, Any] = {"headers": [], "client": ("192.0.2.1", 1)}
-        asked = Asked(scope, None, self.limits, 0.0)  # type: ignore[arg-type]  # it has no body
+        asked = Asked(scope, None, self.limits, NO_PROXIES, 0.0)  # type: ignore[arg-type]  # it has no body
         await asked.charge_client(ACME, APP, "pro")
         return asked
 
@@ -72,7 +74,7 @@ async def test_a_unit_of_a_window_that_is_over_is_not_given_back_to_the_next(doo
 
 
 async def test_who_was_not_charged_is_the_address(door: Door) -> None:
-    asked = Asked({"headers": [], "client": ("192.0.2.1", 1)}, None, door.limits, 0.0)  # type: ignore[arg-type]
+    asked = Asked({"headers": [], "client": ("192.0.2.1", 1)}, None, door.limits, NO_PROXIES, 0.0)  # type: ignore[arg-type]
     asked.heard = True
     for _ in range(10):
         assert asked.owes_charge or asked.charge is not None
