@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from qimem import __version__
 from qimem.bootstrap.audit import AuditLog
@@ -55,20 +55,28 @@ ENDPOINTS = system.documented((
 """Every operation of the HTTP API."""
 
 
+class Served(NamedTuple):
+    """What the server is given: two ASGI applications, and how to tell them that it ends."""
+
+    app: Any
+    admin_app: Any
+    drain: Callable[[], None]
+
+
 class Running:
     """A started installation: the ASGI application, and how to end it."""
 
     def __init__(
         self,
-        app: Any,
-        admin_app: Any,
+        served: Served,
         core: Core,
         cipher: CipherService,
         jobs: JobRunner,
         closing: Sequence[Callable[[], Awaitable[None]]],
     ) -> None:
-        self.app = app
-        self.admin_app = admin_app
+        self.app = served.app
+        self.admin_app = served.admin_app
+        self.drain = served.drain
         self._core = core
         self._cipher = cipher
         self._jobs = jobs
@@ -134,7 +142,8 @@ async def start(
     watch.start()
     jobs = _begun(core, database, log)
     closing = (watch.stop, log.close, counter.close)
-    return Running(app, AdminApp(partial(_exposed, metrics, clock)), core, cipher, jobs, closing)
+    admin_app = AdminApp(partial(_exposed, metrics, clock), services.readiness)
+    return Running(Served(app, admin_app, services.readiness.drain), core, cipher, jobs, closing)
 
 
 def _exposed(metrics: Metrics, clock: Clock) -> bytes:

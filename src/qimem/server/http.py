@@ -27,6 +27,7 @@ from qimem.observability.logging import logger
 
 _CLOSE_SECONDS = 2.0
 """Share of the drain that is left for giving back leases and closing the database."""
+_ADMIN_CLOSE_SECONDS = 1.0
 
 
 class Running(Protocol):
@@ -40,6 +41,10 @@ class Running(Protocol):
     @property
     def admin_app(self) -> Callable[..., Awaitable[None]]:
         """The ASGI 3 application of the admin listener."""
+        ...
+
+    def drain(self) -> None:
+        """The server ends: say so to whoever asks whether to send requests."""
         ...
 
     async def close(self) -> None:
@@ -78,6 +83,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._servers: list[_Server] = []
+        self._told: list[Callable[[], None]] = []
         self._asked = False
 
     def listen(self, loop: asyncio.AbstractEventLoop, *signals: signal.Signals) -> None:
@@ -90,8 +96,16 @@ class Stop:
         self._servers.append(server)
         server.should_exit = self._asked
 
+    def tell(self, told: Callable[[], None]) -> None:
+        """Have it called when the drain begins."""
+        self._told.append(told)
+        if self._asked:
+            told()
+
     def ask(self) -> None:
         """Begin to drain; asked again, do not wait for connections any longer."""
+        for told in self._told:
+            told()
         for server in self._servers:
             server.force_exit = server.force_exit or self._asked
             server.should_exit = True
@@ -127,6 +141,7 @@ async def serve(
     """
     server = _Server(_uvicorn_config(running.app, settings), listening)
     stop.attach(server)
+    stop.tell(running.drain)
     _settle()
     try:
         async with _beside(running, settings, admin, stop):
@@ -142,7 +157,10 @@ async def serve(
 async def _beside(
     running: Running, settings: Settings, admin: socket.socket | None, stop: Stop
 ) -> AsyncIterator[None]:
-    """The admin application, listening before anybody is told so; when it ends by itself, so does the server."""
+    """The admin application, listening before anybody is told so; when it ends by itself, so does the server.
+
+    It ends last: whoever watches sees the drain.
+    """
     if admin is None:
         yield
         return
@@ -153,8 +171,9 @@ async def _beside(
     async def listening() -> None:
         listens.set()
 
-    server = _Server(_uvicorn_config(running.admin_app, settings), listening)
-    stop.attach(server)
+    config = _uvicorn_config(running.admin_app, settings)
+    config.timeout_graceful_shutdown = int(_ADMIN_CLOSE_SECONDS)
+    server = _Server(config, listening)
     serving = asyncio.create_task(server.serve(sockets=[admin]))
     waiting = asyncio.create_task(listens.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -199,5 +218,5 @@ def _uvicorn_config(app: Callable[..., Awaitable[None]], settings: Settings) -> 
         proxy_headers=bool(trusted),
         forwarded_allow_ips=trusted,
         workers=1,
-        timeout_graceful_shutdown=int(DRAIN_SECONDS - _CLOSE_SECONDS - 1),
+        timeout_graceful_shutdown=int(DRAIN_SECONDS - _CLOSE_SECONDS - _ADMIN_CLOSE_SECONDS - 1),
     )

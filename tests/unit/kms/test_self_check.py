@@ -16,7 +16,12 @@ def a_worker(root: bytes = bytes(range(32))) -> tuple[Worker, SelfCheck]:
     database = FakeDatabase()
     Worker(database).add_realm(SYSTEM_REALM)
     worker = Worker(database, root)
-    return worker, SelfCheck(database, worker.keyring, worker.clock)
+    return worker, a_check(worker)
+
+
+def a_check(worker: Worker, unfit: dict[str, str] | None = None) -> SelfCheck:
+    database = worker.database
+    return SelfCheck(database, database, worker.keyring, worker.clock, lambda _: unfit or {})
 
 
 async def fails(check: SelfCheck) -> bool:
@@ -36,7 +41,7 @@ async def test_a_sound_worker_is_ready_and_passes() -> None:
 async def test_an_empty_database_is_told() -> None:
     worker = Worker(FakeDatabase())
     worker.add_realm(ACME)
-    check = SelfCheck(worker.database, worker.keyring, worker.clock)
+    check = a_check(worker)
     assert list(await check.readiness()) == ["migrations"]
     assert await fails(check)
 
@@ -47,6 +52,12 @@ async def test_a_database_that_does_not_answer_is_told() -> None:
     worker.database.failure = storage_unavailable()
     assert await check.readiness() == {"storage": "storage unavailable"}
     assert await fails(check)
+
+
+async def test_a_database_that_is_not_the_one_of_this_process_is_told() -> None:
+    worker, _ = a_worker()
+    unfit = {"migrations": "of a newer version"}
+    assert await a_check(worker, unfit).readiness() == unfit
 
 
 async def test_a_database_that_stops_answering_halfway_is_not_taken_for_a_wrong_root_key() -> None:
