@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from qimem.audit.recorder import AuditRecorder
 from qimem.audit.refusals import RefusalCounts
 from qimem.audit.retention import Retention, Retirement, SegmentKeeper
 from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.space import AuditSpace, thresholds
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
 from qimem.audit.upkeep import Upkeep
@@ -64,6 +66,7 @@ class AuditLog:
         self.trail = trail
         self._trail = trail
         self._directory = directory
+        self._space = partial(AuditSpace, log, opening.room)
         total = settings.retention_mebibytes
         retention = Retention(
             days=settings.retention_days,
@@ -101,6 +104,14 @@ class AuditLog:
         opened._upkeep.start()
         return opened
 
+    def space(self, warn: Callable[[str], None]) -> AuditSpace:
+        """Looks at the disk that the log is on.
+
+        Args:
+            warn: Told when it gets tight.
+        """
+        return self._space(warn)
+
     async def close(self) -> None:
         """Write and sign what is left, and let the stream go."""
         await self._upkeep.close()
@@ -118,7 +129,8 @@ class _Opening:
         self._instance = str(instance_id)
         self._strict = settings.audit.mode == "strict"
         in_memory = settings.database.mode == "stateless"
-        self._segment_bytes = AUDIT_SEGMENT_IN_MEMORY_BYTES if in_memory else AUDIT_SEGMENT_BYTES
+        self.segment_bytes = AUDIT_SEGMENT_IN_MEMORY_BYTES if in_memory else AUDIT_SEGMENT_BYTES
+        self.room = thresholds(settings.server.workers, segment_bytes=self.segment_bytes)
         self.left: list[tuple[str, str]] = []
         """What the database is to forget: later, since a server starts on a full disk, too."""
 
@@ -192,7 +204,7 @@ class _Opening:
             self._signer,
             self.verifier,
             self.core.clock,
-            segment_bytes=self._segment_bytes,
+            segment_bytes=self.segment_bytes,
         )
         since = sys.maxsize
         if wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -42,6 +43,8 @@ from qimem.web.admin import AdminApp
 from qimem.web.api import audit, auth, authz, clients, me, realms, roles, security, users
 from qimem.web.app import Around, create_app
 from qimem.web.oidc import jwks
+
+_log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 600
 _BUCKETS_LABEL = b"qimem rate limit buckets v1\0"
@@ -138,7 +141,9 @@ async def start(
     origins = settings.web.cors_origins
     around = Around(core.bearer, log.recorder, limits, metrics)
     app = create_app(ENDPOINTS, services, around, cors_origins=origins)
-    watch = WorkerWatch(metrics, log.trail, core.lane, settings.server.data_dir, clock)
+    # All workers share the disk; one of them says so.
+    space = log.space(_log.warning if metrics.first else _log.debug)
+    watch = WorkerWatch(metrics, log.trail, core.lane, space, clock)
     watch.start()
     jobs = _begun(core, database, log)
     closing = (watch.stop, log.close, counter.close)

@@ -210,6 +210,13 @@ AUDIT_CHECKPOINT_SECONDS: Final = 1.0
 AUDIT_TIDY_SECONDS: Final = 1.0
 AUDIT_SEGMENTS_SECONDS: Final = 10.0
 """How often sealed segments are looked after."""
+AUDIT_FREE_LOW_BYTES: Final = 1024 * 1024 * 1024
+AUDIT_FREE_LOW_SECONDS: Final = 24 * 3600.0
+"""Less room for the log than this, or than this lasts at the rate of late, is warned of."""
+AUDIT_FREE_SAMPLE_SECONDS: Final = 60.0
+AUDIT_FORECAST_SECONDS: Final = 7_200.0
+"""How much of the past the rate of late is made of: segments come and go in steps of megabytes."""
+AUDIT_FORECAST_SAMPLES_MIN: Final = 10
 AUDIT_ARCHIVE_SECONDS: Final = 60.0
 AUDIT_REFUSALS_SECONDS: Final = 60.0
 AUDIT_REFUSALS_MAX: Final = 4_096

@@ -7,6 +7,7 @@ the same row, so counters do not go back when a worker is replaced.
 
 from __future__ import annotations
 
+import math
 import mmap
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,12 @@ GAUGES: Final = (
         ("worker",),
     ),
     Metric("qimem_worker_audit_free_bytes", Kind.GAUGE, "Free space where the audit log is.", ("worker",)),
+    Metric(
+        "qimem_worker_audit_seconds_until_full",
+        Kind.GAUGE,
+        "How long that space does at the rate of the last two hours; +Inf while it does not shrink, and at first.",
+        ("worker",),
+    ),
 )
 METRICS: Final = (REQUESTS, DURATION, STARTS, BUILD, *GAUGES)
 """Every metric there is."""
@@ -91,7 +98,8 @@ _PER_OPERATION: Final = len(STATUSES) + _BUCKETS + 1
 _STATUS_AT: Final = {status: place for place, status in enumerate(STATUSES)}
 _NANOSECONDS: Final = 1_000_000_000
 _MICRO: Final = 1_000_000
-"""Gauges are kept in millionths: cells hold whole numbers."""
+"""Gauges are kept in millionths: cells hold whole numbers, the largest of which is infinite."""
+_GAUGE_MAX: Final = 1e13
 
 
 def shared_metrics() -> int:
@@ -133,7 +141,10 @@ class Metrics:
             memoryview(memory)[start : start + _ROW_BYTES].cast("Q")
             for start in range(0, _MEMORY_BYTES, _ROW_BYTES)
         ]
-        self._own = self._rows[0 if descriptor is None else _claim(descriptor)]
+        number = 0 if descriptor is None else _claim(descriptor)
+        self.first = number == 0
+        """Whether this is the process that says what is the same for all of a server."""
+        self._own = self._rows[number]
         self._own[self._starts_at] += 1
 
     def answered(self, operation: str | None, status: int, seconds: float) -> None:
@@ -154,11 +165,11 @@ class Metrics:
         """How this worker is.
 
         Args:
-            values: One for each of `GAUGES`, at least 0.
+            values: One for each of `GAUGES`, at least 0; may be infinite.
             now: Monotonic seconds.
         """
         for place, value in enumerate(values, self._gauges_at):
-            self._own[place] = min(int(max(0.0, value) * _MICRO), _CELL_MAX)
+            self._own[place] = _CELL_MAX if value >= _GAUGE_MAX else int(max(0.0, value) * _MICRO)
         self._own[self._stamp_at] = int(now * _MICRO)
 
     def samples(self) -> list[Sample]:
@@ -186,7 +197,10 @@ class Metrics:
         """
         oldest = int((now - METRICS_STALE_SECONDS) * _MICRO)
         return {
-            number: [cell / _MICRO for cell in row[self._gauges_at : self._stamp_at]]
+            number: [
+                math.inf if cell == _CELL_MAX else cell / _MICRO
+                for cell in row[self._gauges_at : self._stamp_at]
+            ]
             for number, row in enumerate(self._rows, 1)
             if row[self._stamp_at] and row[self._stamp_at] >= oldest
         }
