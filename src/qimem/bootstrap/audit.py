@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
+from qimem.audit.delivery import CheckpointDelivery, DeliveryTimes
 from qimem.audit.events import AuditEvents
 from qimem.audit.intents import APPENDED_TOGETHER, Intents
 from qimem.audit.log import (
@@ -27,6 +28,7 @@ from qimem.audit.recorder import AuditRecorder
 from qimem.audit.refusals import RefusalCounts
 from qimem.audit.retention import Retention, Retirement, SegmentKeeper
 from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.sinks import Sink
 from qimem.audit.space import AuditSpace, thresholds
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
@@ -67,6 +69,9 @@ class AuditLog:
         self._trail = trail
         self._directory = directory
         self._space = partial(AuditSpace, log, opening.room)
+        self._delivery = partial(
+            CheckpointDelivery, log, opening.verifier, DeliveryTimes(clock, settings.checkpoint_seconds)
+        )
         total = settings.retention_mebibytes
         retention = Retention(
             days=settings.retention_days,
@@ -111,6 +116,15 @@ class AuditLog:
             warn: Told when it gets tight.
         """
         return self._space(warn)
+
+    def delivery(self, sinks: Sequence[Sink], failed: Callable[[str], None]) -> CheckpointDelivery:
+        """Brings the checkpoints of this node elsewhere.
+
+        Args:
+            sinks: Where to.
+            failed: Told the name of a sink for each attempt that failed.
+        """
+        return self._delivery(sinks, failed)
 
     async def close(self) -> None:
         """Write and sign what is left, and let the stream go."""

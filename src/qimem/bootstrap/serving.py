@@ -14,6 +14,7 @@ from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
 from qimem.bootstrap.first import own_instance
+from qimem.bootstrap.sinks import checkpoint_sinks
 from qimem.bootstrap.watch import WorkerWatch
 from qimem.config.schema import Settings
 from qimem.coordination.rate_limits import Counter, RateLimits
@@ -118,9 +119,10 @@ async def start(
         throw_away: A server for tests, of which nothing is kept.
 
     Raises:
-        Refused: no installation, another root key, another external URL than the stored one, or an audit log
-            that cannot be written.
+        Refused: no installation, another root key, another external URL than the stored one, an audit log
+            that cannot be written, or a secret file that cannot be used.
     """
+    sinks = checkpoint_sinks(settings)
     database = location(settings).open()
     try:
         instance = await own_instance(database, root_key)
@@ -141,12 +143,15 @@ async def start(
     origins = settings.web.cors_origins
     around = Around(core.bearer, log.recorder, limits, metrics)
     app = create_app(ENDPOINTS, services, around, cors_origins=origins)
+    delivery = log.delivery(sinks, metrics.checkpoint_failed)
+    delivery.start()
     # All workers share the disk; one of them says so.
     space = log.space(_log.warning if metrics.first else _log.debug)
-    watch = WorkerWatch(metrics, log.trail, core.lane, space, clock)
+    watch = WorkerWatch(metrics, log.trail, core.lane, space, delivery, clock)
     watch.start()
     jobs = _begun(core, database, log)
-    closing = (watch.stop, log.close, counter.close)
+    # From the last to the first: what the log signs at its end is delivered as well.
+    closing = (watch.stop, delivery.close, log.close, counter.close)
     admin_app = AdminApp(partial(_exposed, metrics, clock), services.readiness)
     return Running(Served(app, admin_app, services.readiness.drain), core, cipher, jobs, closing)
 

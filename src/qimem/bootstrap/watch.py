@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from qimem.audit.delivery import CheckpointDelivery
 from qimem.audit.space import AuditSpace, Room
 from qimem.audit.trail import AuditTrail
 from qimem.identity.passwords import PasswordLane
 from qimem.kernel.clock import Clock
 from qimem.kernel.limits import METRICS_SECONDS
-from qimem.observability.metrics import Metrics
+from qimem.observability.metrics import SINKS, Metrics
 
 _STATM = Path("/proc/self/statm")
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -28,17 +29,25 @@ class WorkerWatch:
         trail: Of this worker.
         lane: Where passwords are hashed.
         space: Where the audit log is.
+        delivery: Brings its checkpoints elsewhere.
         clock: Stamps what is told.
     """
 
     def __init__(
-        self, metrics: Metrics, trail: AuditTrail, lane: PasswordLane, space: AuditSpace, clock: Clock
+        self,
+        metrics: Metrics,
+        trail: AuditTrail,
+        lane: PasswordLane,
+        space: AuditSpace,
+        delivery: CheckpointDelivery,
+        clock: Clock,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
         self._trail = trail
         self._lane = lane
         self._space = space
+        self._delivery = delivery
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._looking: asyncio.Future[None] | None = None
@@ -85,6 +94,7 @@ class WorkerWatch:
             self._trail.waiting,
             float(self._trail.writable),
             *self._room,
+            *map(self._delivery.late_seconds, SINKS),
         )
 
 

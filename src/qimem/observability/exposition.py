@@ -10,7 +10,16 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from qimem.observability.metrics import BOUNDS_SECONDS, BUILD, DURATION, GAUGES, REQUESTS, STARTS, Metrics
+from qimem.observability.metrics import (
+    BOUNDS_SECONDS,
+    BUILD,
+    CHECKPOINT_FAILURES,
+    DURATION,
+    GAUGES,
+    REQUESTS,
+    STARTS,
+    Metrics,
+)
 
 
 class _AllRows(Collector):
@@ -31,6 +40,12 @@ class _AllRows(Collector):
         yield requests
         yield duration
         yield CounterMetricFamily(STARTS.name, STARTS.help, value=self._metrics.starts())
+        failures = CounterMetricFamily(
+            CHECKPOINT_FAILURES.name, CHECKPOINT_FAILURES.help, labels=CHECKPOINT_FAILURES.labels
+        )
+        for sink, count in self._metrics.checkpoint_failures().items():
+            failures.add_metric([sink], count)
+        yield failures
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([self._version], 1)
         yield build

@@ -51,6 +51,14 @@ DURATION: Final = Metric(
 STARTS: Final = Metric(
     "qimem_worker_starts_total", Kind.COUNTER, "Workers that were started, the first ones included."
 )
+SINKS: Final = ("file", "url")
+"""Where checkpoints of the audit log are brought to."""
+CHECKPOINT_FAILURES: Final = Metric(
+    "qimem_checkpoint_failures_total",
+    Kind.COUNTER,
+    "Attempts to bring checkpoints of the audit log to `audit.checkpoint_file` or `audit.checkpoint_url` that failed.",
+    ("sink",),
+)
 BUILD: Final = Metric("qimem_build_info", Kind.GAUGE, "1; the version is a label.", ("version",))
 GAUGES: Final = (
     Metric("qimem_worker_resident_bytes", Kind.GAUGE, "Memory of the process.", ("worker",)),
@@ -78,8 +86,18 @@ GAUGES: Final = (
         "How long that space does at the rate of the last two hours; +Inf while it does not shrink, and at first.",
         ("worker",),
     ),
+    *(
+        Metric(
+            f"qimem_worker_checkpoint_{sink}_late_seconds",
+            Kind.GAUGE,
+            f"For how long `audit.checkpoint_{sink}` has lacked a checkpoint that it should have; "
+            "0 while it has all, and where another worker brings them.",
+            ("worker",),
+        )
+        for sink in SINKS
+    ),
 )
-METRICS: Final = (REQUESTS, DURATION, STARTS, BUILD, *GAUGES)
+METRICS: Final = (REQUESTS, DURATION, STARTS, CHECKPOINT_FAILURES, BUILD, *GAUGES)
 """Every metric there is."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -134,7 +152,8 @@ class Metrics:
         self._gauges_at = len(self._operations) * _PER_OPERATION
         self._stamp_at = self._gauges_at + len(GAUGES)
         self._starts_at = self._stamp_at + 1
-        if (self._starts_at + 1) * _CELL_BYTES > _ROW_BYTES:
+        self._failures_at = self._starts_at + 1
+        if (self._failures_at + len(SINKS)) * _CELL_BYTES > _ROW_BYTES:
             raise ValueError("more metrics than a row holds")
         memory = mmap.mmap(-1 if descriptor is None else descriptor, _MEMORY_BYTES)
         self._rows = [
@@ -188,6 +207,14 @@ class Metrics:
     def starts(self) -> int:
         """How many workers have claimed a row."""
         return sum(row[self._starts_at] for row in self._rows)
+
+    def checkpoint_failed(self, sink: str) -> None:
+        """Count an attempt that failed, at one of `SINKS`."""
+        self._own[self._failures_at + SINKS.index(sink)] += 1
+
+    def checkpoint_failures(self) -> dict[str, int]:
+        """Sink → attempts that failed."""
+        return {sink: sum(row[self._failures_at + at] for row in self._rows) for at, sink in enumerate(SINKS)}
 
     def gauges(self, now: float) -> dict[int, list[float]]:
         """Number of each worker that was heard of lately → one value for each of `GAUGES`.
