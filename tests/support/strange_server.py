@@ -77,6 +77,10 @@ def request_of(connection: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
+def body_of(request: bytes) -> bytes:
+    return request.partition(b"\r\n\r\n")[2]
+
+
 class StrangeServer:
     """Serves each connection in a thread of its own until the end of the block.
 
