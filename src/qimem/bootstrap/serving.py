@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from qimem import __version__
+from qimem.audit.sinks import Sink
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
@@ -143,17 +144,25 @@ async def start(
     origins = settings.web.cors_origins
     around = Around(core.bearer, log.recorder, limits, metrics)
     app = create_app(ENDPOINTS, services, around, cors_origins=origins)
+    watching = _watching(core, log, sinks, metrics)
+    jobs = _begun(core, database, log)
+    # From the last to the first: what the log signs at its end is delivered as well.
+    closing = (*watching, log.close, counter.close)
+    admin_app = AdminApp(partial(_exposed, metrics, clock), services.readiness)
+    return Running(Served(app, admin_app, services.readiness.drain), core, cipher, jobs, closing)
+
+
+def _watching(
+    core: Core, log: AuditLog, sinks: Sequence[Sink], metrics: Metrics
+) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """Tells how this worker is, and brings checkpoints elsewhere; how to end both."""
     delivery = log.delivery(sinks, metrics.checkpoint_failed)
     delivery.start()
     # All workers share the disk; one of them says so.
     space = log.space(_log.warning if metrics.first else _log.debug)
-    watch = WorkerWatch(metrics, log.trail, core.lane, space, delivery, clock)
+    watch = WorkerWatch(metrics, log.trail, core.lane, space, delivery, core.clock)
     watch.start()
-    jobs = _begun(core, database, log)
-    # From the last to the first: what the log signs at its end is delivered as well.
-    closing = (watch.stop, delivery.close, log.close, counter.close)
-    admin_app = AdminApp(partial(_exposed, metrics, clock), services.readiness)
-    return Running(Served(app, admin_app, services.readiness.drain), core, cipher, jobs, closing)
+    return watch.stop, delivery.close
 
 
 def _exposed(metrics: Metrics, clock: Clock) -> bytes:
