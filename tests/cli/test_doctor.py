@@ -12,7 +12,7 @@ import pytest
 
 from qimem.cli import examination
 from qimem.cli.examination import Finding
-from qimem.config.schema import ServerSettings, Settings
+from qimem.config.schema import AuditSettings, ServerSettings, Settings
 from tests.support.cli import qimem
 from tests.support.server import Server
 
@@ -117,6 +117,19 @@ def test_room_for_the_audit_log(
     finding = audit_space(settings, monkeypatch, free, growth)
     assert finding.state == state
     assert ("audit.retention_days" in finding.advice) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("directory", "state"),
+    [("here", "warn"), ("/proc", "ok"), ("absent", "fail")],
+    ids=["same", "other", "absent"],
+)
+def test_where_checkpoints_are_kept(made: Path, tmp_path: Path, directory: str, state: str) -> None:
+    (made / "data" / "audit").mkdir(mode=0o700, exist_ok=True)
+    (tmp_path / "here").mkdir()
+    kept = AuditSettings(checkpoint_file=tmp_path / directory / "kept.jsonl")
+    settings = Settings(server=ServerSettings(data_dir=made / "data"), audit=kept)
+    assert [found.state for found in examination._checkpoints(settings)] == [state]
 
 
 def test_it_works_beside_a_running_server(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ async def examine(settings: Settings) -> list[Finding]:
     if all(finding.state == "ok" for finding in database):
         findings += await _instance(settings, key)
     findings += [_credentials(data_dir), _swap(), _cores(), _space(data_dir)]
-    findings += _audit_space(settings)
+    findings += [*_audit_space(settings), *_checkpoints(settings)]
     if key is not None:
         key.wipe()
     return findings
@@ -229,3 +229,22 @@ def _audit_space(settings: Settings) -> list[Finding]:
         return [Finding("audit log space", "ok", detail)]
     advice = "make room, or give up old segments with audit.retention_days; a full disk stops what has to be recorded"
     return [Finding("audit log space", "fail" if pressure is Pressure.RESERVE else "warn", detail, advice)]
+
+
+def _checkpoints(settings: Settings) -> Iterator[Finding]:
+    """Of the file alone: a URL would have to be asked, and this changes nothing anywhere."""
+    file = settings.audit.checkpoint_file
+    if file is None:
+        return
+    try:
+        same = file.parent.stat().st_dev == (settings.server.data_dir / DIRECTORY).stat().st_dev
+    except OSError as error:
+        yield Finding(
+            "checkpoint file", "fail", f"{file}: {error.strerror}", "make its directory, or mount it"
+        )
+        return
+    if same:
+        advice = "keep it on a disk that whoever controls this machine cannot change"
+        yield Finding("checkpoint file", "warn", f"{file} is on the disk of the log", advice)
+    else:
+        yield Finding("checkpoint file", "ok", f"{file} is on another disk")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qimem.errors import QimemError, storage_unavailable
+from qimem.errors import QimemError, Unavailable, storage_unavailable
 from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kms import self_check
 from qimem.kms.self_check import SelfCheck
@@ -21,7 +21,9 @@ def a_worker(root: bytes = bytes(range(32))) -> tuple[Worker, SelfCheck]:
 
 def a_check(worker: Worker, unfit: dict[str, str] | None = None) -> SelfCheck:
     database = worker.database
-    return SelfCheck(database, database, worker.keyring, worker.clock, lambda _: unfit or {})
+    return SelfCheck(
+        database, database, worker.keyring, worker.clock, lambda _: {} if unfit is None else unfit
+    )
 
 
 async def fails(check: SelfCheck) -> bool:
@@ -58,6 +60,25 @@ async def test_a_database_that_is_not_the_one_of_this_process_is_told() -> None:
     worker, _ = a_worker()
     unfit = {"migrations": "of a newer version"}
     assert await a_check(worker, unfit).readiness() == unfit
+
+
+async def test_a_pool_that_is_full_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, _ = a_worker()
+    unfit: dict[str, str] = {}
+    check = a_check(worker, unfit)
+    assert await check.readiness() == {}
+    full = Unavailable("too many database operations at once", code="overloaded")
+
+    async def refuse(_fn: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.database, "read", refuse)
+        assert await check.readiness() == {}
+    unfit["migrations"] = "of a newer version"
+    assert await check.readiness() == unfit
+    monkeypatch.setattr(worker.database, "read", refuse)
+    assert await check.readiness() == unfit
 
 
 async def test_a_database_that_stops_answering_halfway_is_not_taken_for_a_wrong_root_key() -> None:
