@@ -49,9 +49,12 @@ async def test_it_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pytest
     def refuse(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
+    file = tmp_path / "kept.jsonl"
+    # One that is there: of a new one the directory is synced too.
+    file.write_bytes(b"before\n")
     monkeypatch.setattr(module.os, "fsync", refuse)
     with pytest.raises(SinkFailed, match="Input/output"):
-        await FileSink(tmp_path / "kept.jsonl").take([b"one"])
+        await FileSink(file).take([b"one"])
 
 
 @pytest.mark.parametrize("place", ["link", "pipe", "directory", "nowhere"])
