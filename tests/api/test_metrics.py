@@ -82,12 +82,19 @@ def test_each_worker_tells_how_it_is(watched: Watched) -> None:
 def test_the_listeners_serve_nothing_of_each_other(watched: Watched) -> None:
     admin = watched.url.removesuffix("/metrics")
     refused(httpx.get(f"{watched.server.url}/metrics"), 404, "not_found")
-    for path in ("/", "/ready", "/v1/auth/me", "/docs", "/realms/system/jwks"):
+    for path in ("/", "/v1/auth/me", "/docs", "/realms/system/jwks"):
         refused(httpx.get(admin + path), 404, "not_found")
     refused(httpx.post(watched.url), 405, "method_not_allowed")
     assert httpx.get(f"{admin}/health").json() == {"status": "ok"}
     head = httpx.head(watched.url)
     assert (head.status_code, head.content) == (200, b"")
+
+
+def test_every_check_of_readiness_is_told_on_the_admin_listener_alone(watched: Watched) -> None:
+    told = httpx.get(watched.url.replace("/metrics", "/ready"))
+    checks = {name: {"state": "ok"} for name in ("storage", "migrations", "root_key", "audit", "drain")}
+    assert (told.status_code, told.json()) == (200, {"status": "ready", "checks": checks})
+    assert httpx.get(f"{watched.server.url}/ready").json() == {"status": "ready"}
 
 
 def test_nothing_of_the_metrics_names_anybody(watched: Watched) -> None:

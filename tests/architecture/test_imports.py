@@ -31,6 +31,8 @@ WRONG_WAYS = [
     ("qimem/kernel/clock.py", "qimem.wire.common"),
     ("qimem/wire/common.py", "qimem.observability.logging"),
     ("qimem/crypto/mac.py", "qimem.authz.permissions"),
+    ("qimem/outbound/target.py", "qimem.crypto.mac"),
+    ("qimem/outbound/target.py", "qimem.jobs.ports"),
     ("qimem/realms/models.py", "qimem.kms.models"),
     ("qimem/kms/models.py", "qimem.identity.models"),
     ("qimem/identity/models.py", "qimem.kms.models"),

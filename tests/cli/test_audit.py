@@ -76,6 +76,29 @@ def test_a_stream_that_an_anchor_knows_and_the_log_does_not_is_missed(data: Path
     assert json.loads(done.out)["fault"] == "the stream is gone"
 
 
+def test_checkpoints_that_were_kept_elsewhere_are_looked_for(data: Path) -> None:
+    kept = data.parent / "kept.jsonl"
+    (head,) = (data / "audit" / "heads").glob("*")
+    kept.write_bytes(head.read_bytes() + b"\n" + head.read_bytes()[:40])
+    done = audit("verify", "--data-dir", data, "--checkpoints", kept)
+    assert done.code == 0
+    assert f"{kept}: 1 checkpoints were looked for" in done.err
+    assert "line 2 holds no checkpoint" in done.err
+    kept.write_bytes(head.read_bytes().replace(b'"number":', b'"number":9'))
+    done = audit("verify", "--data-dir", data, "--checkpoints", kept)
+    assert done.code == 1
+    assert "line 1: the checkpoint is not signed with this key" in done.err
+
+
+def test_a_file_without_a_checkpoint_proves_nothing(data: Path) -> None:
+    kept = data.parent / "kept.jsonl"
+    kept.write_bytes(b"\n")
+    done = audit("verify", "--data-dir", data, "--checkpoints", kept)
+    assert done.code == 1
+    assert "0 checkpoints were looked for" in done.err
+    assert audit("verify", "--data-dir", data, "--checkpoints", data / "absent").code == 78
+
+
 @pytest.mark.parametrize("arguments", [("verify",), ("verify", "--public-key", "no-such-file")])
 def test_what_cannot_be_checked_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = audit(*arguments, "--data-dir", tmp_path)

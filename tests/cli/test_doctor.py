@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from qimem.cli import examination
+from qimem.cli.examination import Finding
+from qimem.config.schema import AuditSettings, ServerSettings, Settings
 from tests.support.cli import qimem
 from tests.support.server import Server
 
@@ -83,6 +87,49 @@ def test_a_credentials_file_left_behind_is_a_warning(made: Path, tmp_path: Path)
     code, rows = found(data)
     assert code == 0
     assert rows["credentials file"]["state"] == "warn"
+
+
+def audit_space(settings: Settings, monkeypatch: pytest.MonkeyPatch, free: int, growth: float) -> Finding:
+    monkeypatch.setattr(examination, "free_bytes", lambda _: free)
+    monkeypatch.setattr(examination, "growth", lambda _log, _now: growth)
+    (found,) = [
+        each for each in asyncio.run(examination.examine(settings)) if each.check == "audit log space"
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("free", "growth", "state"),
+    [
+        (2 << 30, 0.0, "ok"),
+        (2 << 30, 1.0, "ok"),
+        (1000 << 20, 0.0, "warn"),
+        (2 << 30, (2 << 30) / 80_000, "warn"),
+        (60 << 20, 0.0, "fail"),
+    ],
+    ids=["idle", "slow", "below a gigabyte", "less than a day", "below the reserve"],
+)
+def test_room_for_the_audit_log(
+    made: Path, monkeypatch: pytest.MonkeyPatch, free: int, growth: float, state: str
+) -> None:
+    (made / "data" / "audit").mkdir(mode=0o700, exist_ok=True)
+    settings = Settings(server=ServerSettings(data_dir=made / "data", workers=2))
+    finding = audit_space(settings, monkeypatch, free, growth)
+    assert finding.state == state
+    assert ("audit.retention_days" in finding.advice) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("directory", "state"),
+    [("here", "warn"), ("/proc", "ok"), ("absent", "fail")],
+    ids=["same", "other", "absent"],
+)
+def test_where_checkpoints_are_kept(made: Path, tmp_path: Path, directory: str, state: str) -> None:
+    (made / "data" / "audit").mkdir(mode=0o700, exist_ok=True)
+    (tmp_path / "here").mkdir()
+    kept = AuditSettings(checkpoint_file=tmp_path / directory / "kept.jsonl")
+    settings = Settings(server=ServerSettings(data_dir=made / "data"), audit=kept)
+    assert [found.state for found in examination._checkpoints(settings)] == [state]
 
 
 def test_it_works_beside_a_running_server(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ class Tiny:
 
     admin_app = app
 
+    def drain(self) -> None:
+        print("drains", os.getpid(), file=sys.stderr, flush=True)
+
     async def close(self) -> None:
         print("closed", os.getpid(), file=sys.stderr, flush=True)
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,7 +26,16 @@ from qimem.audit.segment_file import (
     segment_numbers,
     stream_paths,
 )
-from qimem.audit.verification import Altered, Reading, Verifier, Visit, opened_checkpoint, read_stream
+from qimem.audit.verification import (
+    NOTHING_KNOWN,
+    Altered,
+    Known,
+    Reading,
+    Verifier,
+    Visit,
+    opened_checkpoint,
+    read_stream,
+)
 from qimem.crypto.randomness import token_hex
 from qimem.crypto.signatures import Ed25519Verifier
 
@@ -157,8 +167,20 @@ class StreamReport:
     fault: str | None
 
 
+class _Elsewhere(NamedTuple):
+    """What is known of a stream apart from its segments: heads, and checkpoints by number."""
+
+    head: bytes | None
+    anchor: bytes | None
+    checkpoints: Mapping[int, Known]
+
+
 def verify_log(
-    log: Path, key: PublicKey, anchors: Mapping[str, bytes], visit: Visit | None = None
+    log: Path,
+    key: PublicKey,
+    anchors: Mapping[str, bytes],
+    visit: Visit | None = None,
+    checkpoints: Mapping[str, Mapping[int, Known]] = MappingProxyType({}),
 ) -> list[StreamReport]:
     """Read all streams of a log.
 
@@ -167,20 +189,21 @@ def verify_log(
         key: Whose signatures count.
         anchors: Stream → a checkpoint that was kept elsewhere.
         visit: Called with each record line of what is good.
+        checkpoints: Stream → checkpoints that were kept elsewhere.
     """
     heads = read_heads(heads_of(log))
     paths = {path.name: path for path in stream_paths(log)}
     verifier = key.verifier()
     reports = []
-    for name in sorted(paths.keys() | heads.keys() | anchors.keys()):
+    for name in sorted(paths.keys() | heads.keys() | anchors.keys() | checkpoints.keys()):
         numbers = segment_numbers(paths[name]) if name in paths else []
-        if name not in heads and name not in anchors and not numbers:
+        if not numbers and not any(name in known for known in (heads, anchors, checkpoints)):
             # Made a moment ago, and nothing was ever written to it.
             continue
         if name not in paths:
             reports.append(StreamReport(name, 0, None, "the stream is gone"))
             continue
-        known = heads.get(name), anchors.get(name)
+        known = _Elsewhere(heads.get(name), anchors.get(name), checkpoints.get(name, NOTHING_KNOWN))
         try:
             count, reading = _read_live(paths[name], key.instance, verifier, known, visit)
             reports.append(StreamReport(name, count, reading, None))
@@ -193,7 +216,7 @@ def _read_live(
     path: Path,
     instance: str,
     verifier: Verifier,
-    known: tuple[bytes | None, bytes | None],
+    known: _Elsewhere,
     visit: Visit | None,
 ) -> tuple[int, Reading]:
     """Read a stream whose oldest segments may be given up in the meantime; how many there were, and what was read."""
@@ -212,10 +235,10 @@ def _read(
     numbers: list[int],
     instance: str,
     verifier: Verifier,
-    known: tuple[bytes | None, bytes | None],
+    known: _Elsewhere,
     visit: Visit | None,
 ) -> Reading:
-    head, anchor = known
+    head, anchor, checkpoints = known
     if head is None:
         raise Altered(path.name, "its last checkpoint was put aside and is gone")
     reading = Reading()
@@ -225,7 +248,7 @@ def _read(
             raise Altered(path.name, "its head belongs to another log")
         segments = ((segment_name(number), read_segment(path, number)) for number in numbers)
         visited = visit if data is head and visit is not None else _ignored
-        reading = read_stream(segments, verifier, checkpoint, visited)
+        reading = read_stream(segments, verifier, checkpoint, visited, checkpoints)
     if numbers and (reading.instance, reading.stream) not in {(instance, path.name), (None, None)}:
         raise Altered(path.name, "it belongs to another log")
     return reading

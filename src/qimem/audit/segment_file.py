@@ -2,7 +2,7 @@
 
 <data-dir>/audit/public-key.jwk        whose signatures count
 <data-dir>/audit/heads/<stream>        the last checkpoint of each stream
-<data-dir>/audit/lock, keeper          held by who looks for a stream, and by who looks after those without a writer
+<data-dir>/audit/lock, keeper, sender  held by who looks for a stream, looks after those without a writer, and delivers heads
 <data-dir>/audit/<stream>/00000001.jsonl.gz, …, 00000007.jsonl, spare, lock
 """
 

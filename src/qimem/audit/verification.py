@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -76,6 +77,21 @@ class Reading:
     end: int = 0
 
 
+class Known(NamedTuple):
+    """What is remembered of a checkpoint: where it is said to stand, and the digest of its line."""
+
+    segment: int
+    digest: bytes
+
+
+NOTHING_KNOWN: Final[Mapping[int, Known]] = MappingProxyType({})
+
+
+def digest_of(line: bytes) -> bytes:
+    """Of a signed checkpoint, with or without its line end."""
+    return hashlib.sha256(line.rstrip(b"\n")).digest()
+
+
 Visit = Callable[[bytes], None]
 
 
@@ -90,12 +106,18 @@ class StreamReader:
         verifier: None to trust the signatures, for a server that reads its own log again.
         visit: Called with each record line of a whole batch.
         head: A checkpoint of this stream that is known from elsewhere; it must stand in it.
+        known: Others by their numbers; they must stand in it unless their segments were given up.
     """
 
     def __init__(
-        self, verifier: Verifier | None, visit: Visit = _ignored, head: Checkpoint | None = None
+        self,
+        verifier: Verifier | None,
+        visit: Visit = _ignored,
+        head: Checkpoint | None = None,
+        known: Mapping[int, Known] = NOTHING_KNOWN,
     ) -> None:
         self.reading = Reading()
+        self._known = dict(known)
         self._head = head
         self.met_head = False
         self._verifier = verifier
@@ -157,6 +179,10 @@ class StreamReader:
         if reading.checkpoint is not None and reading.checkpoint.first < reading.first:
             raise Altered(f"segment {reading.checkpoint.first}", "it is gone and was not given up")
         reached = 0 if reading.checkpoint is None else reading.checkpoint.number
+        for number, known in sorted(self._known.items()):
+            if known.segment >= reading.first:
+                gone = "is not there" if number <= reached else "is behind its end"
+                raise Altered(f"segment {known.segment}", f"checkpoint {number}, which is known, {gone}")
         if head is None or head.number == 0:
             return
         if head.number > reached:
@@ -247,6 +273,9 @@ class StreamReader:
             if self._head != checkpoint:
                 raise Altered(where, "the checkpoint is not the one that was put aside")
             self.met_head = True
+        known = self._known.pop(checkpoint.number, None)
+        if known is not None and known.digest != digest_of(line):
+            raise Altered(where, f"checkpoint {checkpoint.number} is not the one that is known")
         reading.checkpoint = checkpoint
         reading.unanchored = 0
 
@@ -296,6 +325,7 @@ def read_stream(
     verifier: Verifier | None,
     head: Checkpoint | None = None,
     visit: Visit = _ignored,
+    known: Mapping[int, Known] = NOTHING_KNOWN,
 ) -> Reading:
     """Read a whole stream.
 
@@ -304,11 +334,12 @@ def read_stream(
         verifier: The public key.
         head: A checkpoint of it that is known from elsewhere.
         visit: Called with each record line.
+        known: See `StreamReader`.
 
     Raises:
         Altered: it is not what was written.
     """
-    reader = StreamReader(verifier, visit, head)
+    reader = StreamReader(verifier, visit, head, known)
     for name, data in segments:
         reader.segment(name, data)
     reader.check_end()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
+from qimem.audit.delivery import CheckpointDelivery, DeliveryTimes
 from qimem.audit.events import AuditEvents
 from qimem.audit.intents import APPENDED_TOGETHER, Intents
 from qimem.audit.log import (
@@ -26,6 +28,8 @@ from qimem.audit.recorder import AuditRecorder
 from qimem.audit.refusals import RefusalCounts
 from qimem.audit.retention import Retention, Retirement, SegmentKeeper
 from qimem.audit.segment_file import StreamDirectory
+from qimem.audit.sinks import Sink
+from qimem.audit.space import AuditSpace, thresholds
 from qimem.audit.stream import StreamState
 from qimem.audit.trail import AuditTrail, open_trail
 from qimem.audit.upkeep import Upkeep
@@ -64,6 +68,10 @@ class AuditLog:
         self.trail = trail
         self._trail = trail
         self._directory = directory
+        self._space = partial(AuditSpace, log, opening.room)
+        self._delivery = partial(
+            CheckpointDelivery, log, opening.verifier, DeliveryTimes(clock, settings.checkpoint_seconds)
+        )
         total = settings.retention_mebibytes
         retention = Retention(
             days=settings.retention_days,
@@ -101,6 +109,23 @@ class AuditLog:
         opened._upkeep.start()
         return opened
 
+    def space(self, warn: Callable[[str], None]) -> AuditSpace:
+        """Looks at the disk that the log is on.
+
+        Args:
+            warn: Told when it gets tight.
+        """
+        return self._space(warn)
+
+    def delivery(self, sinks: Sequence[Sink], failed: Callable[[str], None]) -> CheckpointDelivery:
+        """Brings the checkpoints of this node elsewhere.
+
+        Args:
+            sinks: Where to.
+            failed: Told the name of a sink for each attempt that failed.
+        """
+        return self._delivery(sinks, failed)
+
     async def close(self) -> None:
         """Write and sign what is left, and let the stream go."""
         await self._upkeep.close()
@@ -118,7 +143,8 @@ class _Opening:
         self._instance = str(instance_id)
         self._strict = settings.audit.mode == "strict"
         in_memory = settings.database.mode == "stateless"
-        self._segment_bytes = AUDIT_SEGMENT_IN_MEMORY_BYTES if in_memory else AUDIT_SEGMENT_BYTES
+        self.segment_bytes = AUDIT_SEGMENT_IN_MEMORY_BYTES if in_memory else AUDIT_SEGMENT_BYTES
+        self.room = thresholds(settings.server.workers, segment_bytes=self.segment_bytes)
         self.left: list[tuple[str, str]] = []
         """What the database is to forget: later, since a server starts on a full disk, too."""
 
@@ -192,7 +218,7 @@ class _Opening:
             self._signer,
             self.verifier,
             self.core.clock,
-            segment_bytes=self._segment_bytes,
+            segment_bytes=self.segment_bytes,
         )
         since = sys.maxsize
         if wanted:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ import msgspec
 
 from qimem.audit.events import AuditEvents
 from qimem.audit.intents import Intents
+from qimem.crypto.mac import key_check_value
 from qimem.crypto.passwords import OWASP_MINIMUM, PasswordProfile
 from qimem.identity.login.attempts import LoginAttempts
 from qimem.identity.login.service import LoginService
@@ -27,6 +27,7 @@ from qimem.kernel.epochs import RealmCaches
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import PASSWORD_CHARS_MIN
 from qimem.kernel.metering import DEFAULT_TIER, UNLIMITED_TIER
+from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.kms.cipher import CipherService
 from qimem.kms.hierarchy import RootKey
@@ -57,17 +58,20 @@ from qimem.storage.repositories.attempts import AttemptRepository
 from qimem.storage.repositories.clients import ClientRepository
 from qimem.storage.repositories.grants import GrantRepository
 from qimem.storage.repositories.idempotency import IdempotencyRepository
+from qimem.storage.repositories.instance import InstanceRepository, schema_is_known
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
 from qimem.storage.repositories.roles import RoleRepository
 from qimem.storage.repositories.second_factors import SecondFactorRepository
 from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.storage.repositories.users import UserRepository
+from qimem.web.readiness import Readiness
 from qimem.web.services import Services
 
 T = TypeVar("T")
 
 # Repositories hold no state: one of each serves every database this process opens.
+INSTANCES = InstanceRepository()
 REALMS = RealmRepository()
 KEYS = KeyRepository()
 ROLES = RoleRepository()
@@ -98,6 +102,7 @@ class Core:
     ) -> None:
         self.database = database
         self.clock = clock
+        self._own = root_key.instance_id, key_check_value(root_key.key, root_key.instance_id.bytes)
         self.keyring = Keyring(root_key, database, KEYS)
         self.caches = RealmCaches(database, database, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
@@ -119,6 +124,17 @@ class Core:
     async def _password_rules(self, realm_id: RealmId) -> PasswordRules:
         realm = await self.database.read(lambda tx: REALMS.find(tx, realm_id))
         return PasswordRules() if realm is None else PasswordRules(realm.password_min_length)
+
+    def _fit(self, tx: Tx) -> Mapping[str, str]:
+        """What is wrong with the database for a process that holds this root key and knows these schemas."""
+        if not schema_is_known(tx):
+            return {"migrations": "the database is of a newer version of this program"}
+        found = INSTANCES.find(tx)
+        if found is None:
+            return {"migrations": "the database holds no installation"}
+        if (found.instance_id, found.key_check) != self._own:
+            return {"root_key": "the database is not the one that this process was started on"}
+        return {}
 
     def unit_of_work(self, intents: Intents) -> UnitOfWork:
         """Runs changes; the records of them are `intents` until they stand in a log."""
@@ -153,7 +169,7 @@ class Core:
         refresh_tokens = RefreshTokens(database, GRANTS, self.internal)
         revocation = RevocationService(work, database, GRANTS, clock)
         password = PasswordGrant(login, issuer, GRANTS, clock)
-        check = SelfCheck(database, self.keyring, clock)
+        check = SelfCheck(database, database, self.keyring, clock, self._fit)
         return Services(
             keys=KeyService(database, work, database, KEYS, self.keyring, clock),
             cipher=cipher,
@@ -176,15 +192,10 @@ class Core:
             ),
             signing_keys=self.signing_keys(intents),
             signer=self.internal,
-            readiness=partial(_readiness, check, log_writable),
+            readiness=Readiness(check.readiness, log_writable, clock),
             self_check=check.run,
             events=events,
         )
-
-
-async def _readiness(check: SelfCheck, log_writable: Callable[[], bool]) -> dict[str, str]:
-    failing = await check.readiness()
-    return failing if log_writable() else failing | {"audit": "the audit log cannot be written"}
 
 
 class JsonCodec:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from qimem import __version__
+from qimem.audit.sinks import Sink
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
 from qimem.bootstrap.first import own_instance
+from qimem.bootstrap.sinks import checkpoint_sinks
 from qimem.bootstrap.watch import WorkerWatch
 from qimem.config.schema import Settings
 from qimem.coordination.rate_limits import Counter, RateLimits
@@ -44,6 +47,8 @@ from qimem.web.app import Around, create_app
 from qimem.web.kit.forwarded import Peers
 from qimem.web.oidc import jwks
 
+_log = logging.getLogger(__name__)
+
 _SWEEP_SECONDS = 600
 _BUCKETS_LABEL = b"qimem rate limit buckets v1\0"
 _SIGNING_KEYS_TASK = "signing-keys"
@@ -56,20 +61,28 @@ ENDPOINTS = system.documented((
 """Every operation of the HTTP API."""
 
 
+class Served(NamedTuple):
+    """What the server is given: two ASGI applications, and how to tell them that it ends."""
+
+    app: Any
+    admin_app: Any
+    drain: Callable[[], None]
+
+
 class Running:
     """A started installation: the ASGI application, and how to end it."""
 
     def __init__(
         self,
-        app: Any,
-        admin_app: Any,
+        served: Served,
         core: Core,
         cipher: CipherService,
         jobs: JobRunner,
         closing: Sequence[Callable[[], Awaitable[None]]],
     ) -> None:
-        self.app = app
-        self.admin_app = admin_app
+        self.app = served.app
+        self.admin_app = served.admin_app
+        self.drain = served.drain
         self._core = core
         self._cipher = cipher
         self._jobs = jobs
@@ -108,9 +121,10 @@ async def start(
         throw_away: A server for tests, of which nothing is kept.
 
     Raises:
-        Refused: no installation, another root key, another external URL than the stored one, or an audit log
-            that cannot be written.
+        Refused: no installation, another root key, another external URL than the stored one, an audit log
+            that cannot be written, or a secret file that cannot be used.
     """
+    sinks = checkpoint_sinks(settings)
     database = location(settings).open()
     try:
         instance = await own_instance(database, root_key)
@@ -132,11 +146,25 @@ async def start(
     peers = Peers(settings.server.trusted_proxies, metrics.stray, clock.monotonic_seconds)
     around = Around(core.bearer, log.recorder, limits, metrics, peers)
     app = create_app(ENDPOINTS, services, around, cors_origins=origins)
-    watch = WorkerWatch(metrics, log.trail, core.lane, settings.server.data_dir, clock)
-    watch.start()
+    watching = _watching(core, log, sinks, metrics)
     jobs = _begun(core, database, log)
-    closing = (watch.stop, log.close, counter.close)
-    return Running(app, AdminApp(partial(_exposed, metrics, clock)), core, cipher, jobs, closing)
+    # From the last to the first: what the log signs at its end is delivered as well.
+    closing = (*watching, log.close, counter.close)
+    admin_app = AdminApp(partial(_exposed, metrics, clock), services.readiness)
+    return Running(Served(app, admin_app, services.readiness.drain), core, cipher, jobs, closing)
+
+
+def _watching(
+    core: Core, log: AuditLog, sinks: Sequence[Sink], metrics: Metrics
+) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """Tells how this worker is, and brings checkpoints elsewhere; how to end both."""
+    delivery = log.delivery(sinks, metrics.checkpoint_failed)
+    delivery.start()
+    # All workers share the disk; one of them says so.
+    space = log.space(_log.warning if metrics.first else _log.debug)
+    watch = WorkerWatch(metrics, log.trail, core.lane, space, delivery, core.clock)
+    watch.start()
+    return watch.stop, delivery.close
 
 
 def _exposed(metrics: Metrics, clock: Clock) -> bytes:

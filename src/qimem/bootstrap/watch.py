@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from qimem.audit.delivery import CheckpointDelivery
+from qimem.audit.space import AuditSpace, Room
 from qimem.audit.trail import AuditTrail
 from qimem.identity.passwords import PasswordLane
 from qimem.kernel.clock import Clock
 from qimem.kernel.limits import METRICS_SECONDS
-from qimem.observability.metrics import Metrics
+from qimem.observability.metrics import SINKS, Metrics
 
 _STATM = Path("/proc/self/statm")
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -25,22 +28,30 @@ class WorkerWatch:
         metrics: Where it is told.
         trail: Of this worker.
         lane: Where passwords are hashed.
-        audit_directory: On the disk whose free space is told.
+        space: Where the audit log is.
+        delivery: Brings its checkpoints elsewhere.
         clock: Stamps what is told.
     """
 
     def __init__(
-        self, metrics: Metrics, trail: AuditTrail, lane: PasswordLane, audit_directory: Path, clock: Clock
+        self,
+        metrics: Metrics,
+        trail: AuditTrail,
+        lane: PasswordLane,
+        space: AuditSpace,
+        delivery: CheckpointDelivery,
+        clock: Clock,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
         self._trail = trail
         self._lane = lane
-        self._audit_directory = audit_directory
+        self._space = space
+        self._delivery = delivery
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._looking: asyncio.Future[None] | None = None
-        self._open_files = self._free = 0.0
+        self._open_files, self._room = 0.0, Room(0.0, math.inf)
 
     def start(self) -> None:
         """Begin; to be called on the loop."""
@@ -67,7 +78,11 @@ class WorkerWatch:
             late = loop.time() - due
 
     def _look(self) -> None:
-        self._open_files, self._free = _open_files(), _free_bytes(self._audit_directory)
+        self._open_files = _open_files()
+        try:
+            self._room = self._space.look(self._clock.monotonic_seconds())
+        except OSError:
+            self._room = Room(0.0, 0.0)
 
     def _values(self, late: float) -> Sequence[float]:
         """In the order of `metrics.GAUGES`."""
@@ -78,7 +93,8 @@ class WorkerWatch:
             self._lane.waiting,
             self._trail.waiting,
             float(self._trail.writable),
-            self._free,
+            *self._room,
+            *map(self._delivery.late_seconds, SINKS),
         )
 
 
@@ -95,11 +111,3 @@ def _open_files() -> float:
         return len(os.listdir(_DESCRIPTORS))  # noqa: PTH208 - of ten thousand, a tenth of the time
     except OSError:
         return 0.0
-
-
-def _free_bytes(directory: Path) -> float:
-    try:
-        found = os.statvfs(directory)
-    except OSError:
-        return 0.0
-    return found.f_bavail * found.f_frsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from qimem.audit.log import DIRECTORY
+from qimem.audit.space import Pressure, Room, described, free_bytes, growth, thresholds
 from qimem.bootstrap.database import location
 from qimem.cli.exposure import exposure
 from qimem.cli.finding import Finding
@@ -17,6 +20,7 @@ from qimem.config.schema import Settings
 from qimem.config.values import Address
 from qimem.crypto.mac import key_check_value
 from qimem.errors import Unavailable
+from qimem.kernel.clock import MICROSECONDS, SystemClock
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.instance import Instance
@@ -45,6 +49,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings += await _instance(settings, key)
     findings += exposure(settings)
     findings += [_credentials(data_dir), _swap(), _cores(), _space(data_dir)]
+    findings += [*_audit_space(settings), *_checkpoints(settings)]
     if key is not None:
         key.wipe()
     return findings
@@ -194,3 +199,42 @@ def _space(data_dir: Path) -> Finding:
     if free < _FREE_BYTES_MIN:
         return Finding("disk space", "warn", f"{free >> 20} MiB free", "make room: a full disk stops writes")
     return Finding("disk space", "ok", f"{free >> 20} MiB free")
+
+
+def _audit_space(settings: Settings) -> list[Finding]:
+    log = settings.server.data_dir / DIRECTORY
+    try:
+        free = free_bytes(log)
+        rate = growth(log, SystemClock().now_us() / MICROSECONDS)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [
+            Finding("audit log space", "fail", f"it cannot be seen: {error.strerror}", "look at the disk")
+        ]
+    room = Room(free, free / rate if rate else math.inf)
+    pressure = thresholds(settings.server.workers).pressure(room)
+    detail = described(room, pressure)
+    if pressure is Pressure.NONE:
+        return [Finding("audit log space", "ok", detail)]
+    advice = "make room, or give up old segments with audit.retention_days; a full disk stops what has to be recorded"
+    return [Finding("audit log space", "fail" if pressure is Pressure.RESERVE else "warn", detail, advice)]
+
+
+def _checkpoints(settings: Settings) -> Iterator[Finding]:
+    """Of the file alone: a URL would have to be asked, and this changes nothing anywhere."""
+    file = settings.audit.checkpoint_file
+    if file is None:
+        return
+    try:
+        same = file.parent.stat().st_dev == (settings.server.data_dir / DIRECTORY).stat().st_dev
+    except OSError as error:
+        yield Finding(
+            "checkpoint file", "fail", f"{file}: {error.strerror}", "make its directory, or mount it"
+        )
+        return
+    if same:
+        advice = "keep it on a disk that whoever controls this machine cannot change"
+        yield Finding("checkpoint file", "warn", f"{file} is on the disk of the log", advice)
+    else:
+        yield Finding("checkpoint file", "ok", f"{file} is on another disk")

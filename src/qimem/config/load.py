@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from qimem.config.refusal import Misconfigured, Mistake
 from qimem.config.schema import SECTIONS, Settings, TlsSettings, build, options
 from qimem.config.values import Address
+from qimem.kernel.secret import SecretText
+from qimem.outbound.target import parse_target
 
 DEFAULT_FILE = Path("qimem.toml")
 ALIASES = {"QIMEM_BIND": "server.bind", "QIMEM_MODE": "database.mode", "DATABASE_URL": "database.url"}
@@ -83,12 +85,34 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], *, file: Path 
 
 def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mistake]:
     """Values that are fine alone and wrong together."""
-    server, found = settings.server, _of_tls(settings.tls, origins)
+    server = settings.server
+
+    def wrong(option: str, *reason_and_hint: str) -> Mistake:
+        return Mistake(origins[option], option, *reason_and_hint)
+
+    found = _of_tls(settings.tls, wrong) + _addresses(settings, wrong)
+    if settings.database.mode == "stateless" and server.workers > 1:
+        found.append(wrong("server.workers", "a server in memory has one worker"))
+    if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
+        found.append(wrong("seal.root_key_file", "contradicts seal.source = credential"))
+    audit = settings.audit
+    if audit.checkpoint_secret_file is not None and audit.checkpoint_url is None:
+        found.append(wrong("audit.checkpoint_secret_file", "there is no audit.checkpoint_url to use it for"))
+    if (
+        audit.checkpoint_url is not None
+        and _is_plain(audit.checkpoint_url)
+        and not settings.outbound.allow_plain_http
+    ):
+        found.append(wrong("audit.checkpoint_url", "expected https"))
+    return found
+
+
+def _addresses(settings: Settings, wrong: Callable[..., Mistake]) -> list[Mistake]:
+    server, found = settings.server, []
     secured = settings.tls.cert is not None
     if not (server.bind.loopback or server.trusted_proxies or server.allow_plain_http or secured):
         found.append(
-            Mistake(
-                origins["server.bind"],
+            wrong(
                 "server.bind",
                 f"{server.bind} is reachable from other machines, and this server speaks plain HTTP",
                 "give --tls-cert and --tls-key, set server.trusted_proxies to the proxy that speaks TLS, or "
@@ -99,8 +123,7 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
     known = secured and settings.tls.client_ca is not None and settings.tls.client_certificates == "required"
     if admin is not None and not (admin.loopback or server.allow_plain_http or known):
         found.append(
-            Mistake(
-                origins["server.admin_bind"],
+            wrong(
                 "server.admin_bind",
                 f"{admin} is reachable from other machines, and asks nobody who they are",
                 "bind it to 127.0.0.1, require client certificates, or pass --allow-plain-http where the network keeps "
@@ -108,45 +131,26 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
             )
         )
     if admin is not None and _collide(admin, server.bind):
-        found.append(
-            Mistake(
-                origins["server.admin_bind"],
-                "server.admin_bind",
-                f"{admin} is where the server itself listens",
-            )
-        )
-    if settings.database.mode == "stateless" and server.workers > 1:
-        found.append(
-            Mistake(origins["server.workers"], "server.workers", "a server in memory has one worker")
-        )
-    if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
-        found.append(
-            Mistake(
-                origins["seal.root_key_file"], "seal.root_key_file", "contradicts seal.source = credential"
-            )
-        )
+        found.append(wrong("server.admin_bind", f"{admin} is where the server itself listens"))
     return found
 
 
-def _of_tls(tls: TlsSettings, origins: Mapping[str, str]) -> list[Mistake]:
+def _of_tls(tls: TlsSettings, wrong: Callable[..., Mistake]) -> list[Mistake]:
     found = []
     if (tls.cert is None) != (tls.key is None):
         here, missing = ("tls.cert", "tls.key") if tls.key is None else ("tls.key", "tls.cert")
-        found.append(Mistake(origins[here], here, f"needs {missing}", "give both --tls-cert and --tls-key"))
+        found.append(wrong(here, f"needs {missing}", "give both --tls-cert and --tls-key"))
     elif tls.client_ca is not None and tls.cert is None:
-        found.append(
-            Mistake(
-                origins["tls.client_ca"],
-                "tls.client_ca",
-                "needs tls.cert: there are no client certificates without TLS",
-            )
-        )
+        found.append(wrong("tls.client_ca", "needs tls.cert: there are no client certificates without TLS"))
     if tls.client_certificates == "required" and tls.client_ca is None:
-        option = "tls.client_certificates"
         found.append(
-            Mistake(origins[option], option, "needs tls.client_ca: nobody's certificate would be taken")
+            wrong("tls.client_certificates", "needs tls.client_ca: nobody's certificate would be taken")
         )
     return found
+
+
+def _is_plain(url: SecretText) -> bool:
+    return parse_target(url.reveal()).scheme != "https"
 
 
 def _collide(one: Address, other: Address) -> bool:

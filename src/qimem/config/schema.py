@@ -165,6 +165,35 @@ class AuditSettings:
         values.words,
         "Given each segment's path before it is given up; it is kept unless this ends with 0.",
     )
+    checkpoint_file: Path | None = _option(
+        None, values.path, "Signed checkpoints are appended to it; to be on another machine's disk."
+    )
+    checkpoint_url: SecretText | None = _option(
+        None, values.target_url, "Signed checkpoints are posted to it as JSON."
+    )
+    checkpoint_secret_file: Path | None = _option(
+        None, values.path, "Holds a secret of 16 bytes or more: what is posted carries an HMAC with it."
+    )
+    checkpoint_seconds: int = _option(
+        60, values.integer(1, 86_400), "How often new checkpoints are brought there.", unit="seconds"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundSettings:
+    """The section `[outbound]`."""
+
+    allow_networks: tuple[str, ...] = _option(
+        (),
+        values.networks,
+        "Networks that the server may send requests to though they are not public, as CIDR networks.",
+    )
+    allow_plain_http: bool = _option(
+        False, values.boolean, "Send requests over http to this machine, if its address is in allow_networks."
+    )
+    ca_file: Path | None = _option(
+        None, values.path, "Certificates to trust in place of the system's when requests are sent."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +206,7 @@ class Settings:
     seal: SealSettings = field(default_factory=SealSettings)
     web: WebSettings = field(default_factory=WebSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    outbound: OutboundSettings = field(default_factory=OutboundSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -188,6 +218,7 @@ SECTIONS: dict[str, type[Any]] = {
     "seal": SealSettings,
     "web": WebSettings,
     "audit": AuditSettings,
+    "outbound": OutboundSettings,
     "limits": LimitsSettings,
     "log": LogSettings,
 }

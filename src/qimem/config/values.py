@@ -16,6 +16,7 @@ from qimem.kernel.addresses import is_this_machine
 from qimem.kernel.limits import RATE_WINDOW_SECONDS_MAX
 from qimem.kernel.metering import TIERS, UNITS_MAX, Allowance
 from qimem.kernel.secret import SecretText
+from qimem.outbound.target import parse_target
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
@@ -140,6 +141,13 @@ def valkey_url(value: object) -> SecretText:
         raise ValueError("expected no query but db=<number>")
     if not (parts.path if parts.scheme == "unix" else parts.hostname):
         raise ValueError("expected a host, or the path of a socket")
+    return SecretText(url)
+
+
+def target_url(value: object) -> SecretText:
+    """Where the server sends requests: https, or http to this machine; kept as a secret, for its path may be one."""
+    url = text(value)
+    parse_target(url)
     return SecretText(url)
 
 

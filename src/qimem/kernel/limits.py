@@ -224,6 +224,13 @@ AUDIT_CHECKPOINT_SECONDS: Final = 1.0
 AUDIT_TIDY_SECONDS: Final = 1.0
 AUDIT_SEGMENTS_SECONDS: Final = 10.0
 """How often sealed segments are looked after."""
+AUDIT_FREE_LOW_BYTES: Final = 1024 * 1024 * 1024
+AUDIT_FREE_LOW_SECONDS: Final = 24 * 3600.0
+"""Less room for the log than this, or than this lasts at the rate of late, is warned of."""
+AUDIT_FREE_SAMPLE_SECONDS: Final = 60.0
+AUDIT_FORECAST_SECONDS: Final = 7_200.0
+"""How much of the past the rate of late is made of: segments come and go in steps of megabytes."""
+AUDIT_FORECAST_SAMPLES_MIN: Final = 10
 AUDIT_ARCHIVE_SECONDS: Final = 60.0
 AUDIT_REFUSALS_SECONDS: Final = 60.0
 AUDIT_REFUSALS_MAX: Final = 4_096
@@ -237,9 +244,32 @@ AUDIT_OPEN_SECONDS: Final = 30.0
 AUDIT_LAG_SECONDS: Final = 60
 """Between the making of a record and its place in the log; far more than any deadline allows."""
 
+AUDIT_CHECKPOINT_RETRY_SECONDS: Final = 1.0
+AUDIT_CHECKPOINT_RETRY_SECONDS_MAX: Final = 300.0
+"""Between attempts to bring checkpoints to where nobody takes them; doubles with each."""
+AUDIT_SINK_FILE_SECONDS: Final = 5.0
+AUDIT_SINK_CLOSE_SECONDS: Final = 0.5
+"""What the end of a server waits for the last checkpoints to be delivered: they are in the log in any case."""
+AUDIT_CHECKPOINT_LINE_BYTES_MAX: Final = 4_096
+"""Of a file of checkpoints; one takes some 400."""
+AUDIT_SINK_SECRET_BYTES_MIN: Final = 16
+AUDIT_SINK_SECRET_BYTES_MAX: Final = 1_024
+
+# Requests that the server sends.
+OUTBOUND_SECONDS: Final = 3.0
+"""From the question for the address to the last byte of the answer."""
+OUTBOUND_ANSWER_BYTES_MAX: Final = 64 * 1024
+"""With its head."""
+OUTBOUND_RESOLVING_MAX: Final = 4
+"""Names at once: a resolver that hangs keeps its thread for half a minute."""
+
 # Processes.
 WORKERS_MAX: Final = 64
 DRAIN_SECONDS: Final = 10.0
+READY_SECONDS: Final = 2.0
+"""A look at storage that takes longer fails; it goes on, and no other one begins before it ends."""
+READY_REMEMBERED_SECONDS: Final = 1.0
+"""Whoever asks has no token and no limit: however many ask, the database is asked once in this time."""
 METRICS_SECONDS: Final = 1.0
 """How often a worker tells how it is."""
 METRICS_STALE_SECONDS: Final = 5.0

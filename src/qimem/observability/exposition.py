@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from qimem.observability.metrics import (
     BOUNDS_SECONDS,
     BUILD,
+    CHECKPOINT_FAILURES,
     DURATION,
     GAUGES,
     REQUESTS,
@@ -41,6 +42,12 @@ class _AllRows(Collector):
         yield duration
         yield CounterMetricFamily(STRAYS.name, STRAYS.help, value=self._metrics.strays())
         yield CounterMetricFamily(STARTS.name, STARTS.help, value=self._metrics.starts())
+        failures = CounterMetricFamily(
+            CHECKPOINT_FAILURES.name, CHECKPOINT_FAILURES.help, labels=CHECKPOINT_FAILURES.labels
+        )
+        for sink, count in self._metrics.checkpoint_failures().items():
+            failures.add_metric([sink], count)
+        yield failures
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([self._version], 1)
         yield build

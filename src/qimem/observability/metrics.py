@@ -7,6 +7,7 @@ the same row, so counters do not go back when a worker is replaced.
 
 from __future__ import annotations
 
+import math
 import mmap
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,14 @@ STRAYS: Final = Metric(
     Kind.COUNTER,
     "Requests with forwarded headers that were ignored: the peer is not in `server.trusted_proxies`.",
 )
+SINKS: Final = ("file", "url")
+"""Where checkpoints of the audit log are brought to."""
+CHECKPOINT_FAILURES: Final = Metric(
+    "qimem_checkpoint_failures_total",
+    Kind.COUNTER,
+    "Attempts to bring checkpoints of the audit log to `audit.checkpoint_file` or `audit.checkpoint_url` that failed.",
+    ("sink",),
+)
 BUILD: Final = Metric("qimem_build_info", Kind.GAUGE, "1; the version is a label.", ("version",))
 GAUGES: Final = (
     Metric("qimem_worker_resident_bytes", Kind.GAUGE, "Memory of the process.", ("worker",)),
@@ -76,8 +85,24 @@ GAUGES: Final = (
         ("worker",),
     ),
     Metric("qimem_worker_audit_free_bytes", Kind.GAUGE, "Free space where the audit log is.", ("worker",)),
+    Metric(
+        "qimem_worker_audit_seconds_until_full",
+        Kind.GAUGE,
+        "How long that space does at the rate of the last two hours; +Inf while it does not shrink, and at first.",
+        ("worker",),
+    ),
+    *(
+        Metric(
+            f"qimem_worker_checkpoint_{sink}_late_seconds",
+            Kind.GAUGE,
+            f"For how long `audit.checkpoint_{sink}` has lacked a checkpoint that it should have; "
+            "0 while it has all, and where another worker brings them.",
+            ("worker",),
+        )
+        for sink in SINKS
+    ),
 )
-METRICS: Final = (REQUESTS, DURATION, STRAYS, STARTS, BUILD, *GAUGES)
+METRICS: Final = (REQUESTS, DURATION, STRAYS, STARTS, CHECKPOINT_FAILURES, BUILD, *GAUGES)
 """Every metric there is."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -96,7 +121,8 @@ _PER_OPERATION: Final = len(STATUSES) + _BUCKETS + 1
 _STATUS_AT: Final = {status: place for place, status in enumerate(STATUSES)}
 _NANOSECONDS: Final = 1_000_000_000
 _MICRO: Final = 1_000_000
-"""Gauges are kept in millionths: cells hold whole numbers."""
+"""Gauges are kept in millionths: cells hold whole numbers, the largest of which is infinite."""
+_GAUGE_MAX: Final = 1e13
 
 
 def shared_metrics() -> int:
@@ -132,14 +158,18 @@ class Metrics:
         self._stamp_at = self._gauges_at + len(GAUGES)
         self._starts_at = self._stamp_at + 1
         self._strays_at = self._starts_at + 1
-        if (self._strays_at + 1) * _CELL_BYTES > _ROW_BYTES:
+        self._failures_at = self._strays_at + 1
+        if (self._failures_at + len(SINKS)) * _CELL_BYTES > _ROW_BYTES:
             raise ValueError("more metrics than a row holds")
         memory = mmap.mmap(-1 if descriptor is None else descriptor, _MEMORY_BYTES)
         self._rows = [
             memoryview(memory)[start : start + _ROW_BYTES].cast("Q")
             for start in range(0, _MEMORY_BYTES, _ROW_BYTES)
         ]
-        self._own = self._rows[0 if descriptor is None else _claim(descriptor)]
+        number = 0 if descriptor is None else _claim(descriptor)
+        self.first = number == 0
+        """Whether this is the process that says what is the same for all of a server."""
+        self._own = self._rows[number]
         self._own[self._starts_at] += 1
 
     def answered(self, operation: str | None, status: int, seconds: float) -> None:
@@ -164,11 +194,11 @@ class Metrics:
         """How this worker is.
 
         Args:
-            values: One for each of `GAUGES`, at least 0.
+            values: One for each of `GAUGES`, at least 0; may be infinite.
             now: Monotonic seconds.
         """
         for place, value in enumerate(values, self._gauges_at):
-            self._own[place] = min(int(max(0.0, value) * _MICRO), _CELL_MAX)
+            self._own[place] = _CELL_MAX if value >= _GAUGE_MAX else int(max(0.0, value) * _MICRO)
         self._own[self._stamp_at] = int(now * _MICRO)
 
     def samples(self) -> list[Sample]:
@@ -192,6 +222,14 @@ class Metrics:
         """Requests of all workers whose forwarded headers were ignored."""
         return sum(row[self._strays_at] for row in self._rows)
 
+    def checkpoint_failed(self, sink: str) -> None:
+        """Count an attempt that failed, at one of `SINKS`."""
+        self._own[self._failures_at + SINKS.index(sink)] += 1
+
+    def checkpoint_failures(self) -> dict[str, int]:
+        """Sink → attempts that failed."""
+        return {sink: sum(row[self._failures_at + at] for row in self._rows) for at, sink in enumerate(SINKS)}
+
     def gauges(self, now: float) -> dict[int, list[float]]:
         """Number of each worker that was heard of lately → one value for each of `GAUGES`.
 
@@ -200,7 +238,10 @@ class Metrics:
         """
         oldest = int((now - METRICS_STALE_SECONDS) * _MICRO)
         return {
-            number: [cell / _MICRO for cell in row[self._gauges_at : self._stamp_at]]
+            number: [
+                math.inf if cell == _CELL_MAX else cell / _MICRO
+                for cell in row[self._gauges_at : self._stamp_at]
+            ]
             for number, row in enumerate(self._rows, 1)
             if row[self._stamp_at] and row[self._stamp_at] >= oldest
         }

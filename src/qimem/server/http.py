@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS = 2.0
 """Share of the drain that is left for giving back leases and closing the database."""
+_ADMIN_CLOSE_SECONDS = 1.0
 
 
 class Running(Protocol):
@@ -43,6 +44,10 @@ class Running(Protocol):
     @property
     def admin_app(self) -> Callable[..., Awaitable[None]]:
         """The ASGI 3 application of the admin listener."""
+        ...
+
+    def drain(self) -> None:
+        """The server ends: say so to whoever asks whether to send requests."""
         ...
 
     async def close(self) -> None:
@@ -81,6 +86,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._servers: list[_Server] = []
+        self._told: list[Callable[[], None]] = []
         self._asked = False
 
     def listen(self, loop: asyncio.AbstractEventLoop, *signals: signal.Signals) -> None:
@@ -93,8 +99,16 @@ class Stop:
         self._servers.append(server)
         server.should_exit = self._asked
 
+    def tell(self, told: Callable[[], None]) -> None:
+        """Have it called when the drain begins."""
+        self._told.append(told)
+        if self._asked:
+            told()
+
     def ask(self) -> None:
         """Begin to drain; asked again, do not wait for connections any longer."""
+        for told in self._told:
+            told()
         for server in self._servers:
             server.force_exit = server.force_exit or self._asked
             server.should_exit = True
@@ -142,6 +156,7 @@ async def serve(
     """
     server = _Server(_uvicorn_config(running.app, listeners.tls), listening)
     stop.attach(server)
+    stop.tell(running.drain)
     _settle()
     try:
         async with _beside(running, listeners, stop):
@@ -155,7 +170,10 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def _beside(running: Running, listeners: Listeners, stop: Stop) -> AsyncIterator[None]:
-    """The admin application, listening before anybody is told so; when it ends by itself, so does the server."""
+    """The admin application, listening before anybody is told so; when it ends by itself, so does the server.
+
+    It ends last: whoever watches sees the drain.
+    """
     admin = listeners.admin
     if admin is None:
         yield
@@ -167,8 +185,9 @@ async def _beside(running: Running, listeners: Listeners, stop: Stop) -> AsyncIt
     async def listening() -> None:
         listens.set()
 
-    server = _Server(_uvicorn_config(running.admin_app, listeners.admin_tls), listening)
-    stop.attach(server)
+    config = _uvicorn_config(running.admin_app, listeners.admin_tls)
+    config.timeout_graceful_shutdown = int(_ADMIN_CLOSE_SECONDS)
+    server = _Server(config, listening)
     serving = asyncio.create_task(server.serve(sockets=[admin]))
     waiting = asyncio.create_task(listens.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -213,5 +232,5 @@ def _uvicorn_config(app: Callable[..., Awaitable[None]], tls: Tls | None) -> uvi
         # Whose word on addresses counts is judged by the application, see `web.kit.forwarded`.
         proxy_headers=False,
         workers=1,
-        timeout_graceful_shutdown=int(DRAIN_SECONDS - _CLOSE_SECONDS - 1),
+        timeout_graceful_shutdown=int(DRAIN_SECONDS - _CLOSE_SECONDS - _ADMIN_CLOSE_SECONDS - 1),
     )

@@ -1,4 +1,4 @@
-"""What the admin listener serves: metrics and health, and nothing that the main listener serves.
+"""What the admin listener serves: metrics, health and every check of readiness, and nothing of the API.
 
 It asks nobody who they are. By default it listens nowhere, and on other addresses than this machine's own only where plain
 HTTP was allowed.
@@ -12,10 +12,11 @@ from collections.abc import Callable
 from qimem.observability.metrics import CONTENT_TYPE
 from qimem.web.kit import errors
 from qimem.web.kit.asked import Receive, Scope, Send, exchange_of
-from qimem.wire.common import ErrorBody, Status
+from qimem.web.readiness import Readiness
+from qimem.wire.common import CheckedReadiness, ErrorBody, Status
 
 _TEXT = b"content-type: " + CONTENT_TYPE.encode() + b"\r\n" + errors.NO_STORE + errors.API
-_PATHS = frozenset({"/metrics", "/health"})
+_PATHS = frozenset({"/metrics", "/health", "/ready"})
 
 
 class AdminApp:
@@ -23,10 +24,12 @@ class AdminApp:
 
     Args:
         metrics: Renders all metrics; takes milliseconds.
+        readiness: Of the worker that answers.
     """
 
-    def __init__(self, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, metrics: Callable[[], bytes], readiness: Readiness) -> None:
         self._metrics = metrics
+        self._readiness = readiness
         self._rendering: asyncio.Future[bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - no body is read
@@ -41,7 +44,16 @@ class AdminApp:
             return 405, errors.JSON_ANSWER + b"allow: GET, HEAD\r\n", errors.encode(refusal)
         if path == "/health":
             return 200, errors.JSON_ANSWER, errors.encode(Status(status="ok"))
+        if path == "/ready":
+            return await self._ready()
         if self._rendering is None or self._rendering.done():
             # One for all who ask meanwhile: the threads are wanted for other work, too.
             self._rendering = asyncio.get_running_loop().run_in_executor(None, self._metrics)
         return 200, _TEXT, await asyncio.shield(self._rendering)
+
+    async def _ready(self) -> tuple[int, bytes, bytes]:
+        checks = await self._readiness.checks()
+        if all(check.state == "ok" for check in checks.values()):
+            return 200, errors.JSON_ANSWER, errors.encode(CheckedReadiness(status="ready", checks=checks))
+        body = errors.encode(CheckedReadiness(status="not ready", checks=checks))
+        return 503, errors.JSON_ANSWER + errors.RETRY_SOON, body

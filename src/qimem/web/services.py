@@ -23,6 +23,7 @@ from qimem.oauth.ports import TokenSigner
 from qimem.oauth.revocation import RevocationEndpoint
 from qimem.oauth.token_endpoint import TokenEndpoint
 from qimem.realms.service import RealmService
+from qimem.web.readiness import Readiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Services:
     """The services of this process.
 
     Args:
-        readiness: Name → reason of every check that keeps this process from serving; empty when ready.
+        readiness: Whether this process can serve.
         self_check: A real encrypt and decrypt; raises when it fails.
     """
 
@@ -52,5 +53,5 @@ class Services:
     signing_keys: SigningKeyService
     signer: TokenSigner
     events: AuditEvents
-    readiness: Callable[[], Awaitable[dict[str, str]]]
+    readiness: Readiness
     self_check: Callable[[], Awaitable[None]]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from qimem import __version__
 from qimem.audit.schema import COUNTED
 from qimem.errors import QimemError, Unavailable
 from qimem.web.kit import errors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
 from qimem.wire.common import NotReady, ServerInfo, Status
-
-_CHECK_SECONDS = 2.0
 
 
 async def health(call: Call[None, None]) -> Status:  # noqa: ARG001 - answers while the process does
@@ -20,14 +16,11 @@ async def health(call: Call[None, None]) -> Status:  # noqa: ARG001 - answers wh
 
 
 async def ready(call: Call[None, None]) -> Status | RawAnswer:
-    """Whether this process can serve: storage, schema, root key and audit log."""
-    try:
-        failing = await asyncio.wait_for(call.services.readiness(), _CHECK_SECONDS)
-    except TimeoutError:
-        failing = {"storage": "no answer in time"}
+    """Whether this process can serve: storage, schema, root key and audit log, and that it is not ending."""
+    failing = await call.services.readiness.failing()
     if failing:
         body = errors.encode(NotReady(status="not ready", checks=failing))
-        return RawAnswer(body, status=503, headers=b"retry-after: 1\r\n")
+        return RawAnswer(body, status=503, headers=errors.RETRY_SOON)
     return Status(status="ready")
 
 

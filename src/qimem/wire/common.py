@@ -115,6 +115,25 @@ class NotReady(Response, frozen=True, kw_only=True):
     checks: dict[str, str]
 
 
+class Check(Response, frozen=True, kw_only=True, omit_defaults=True):
+    """One check of /ready.
+
+    Args:
+        state: `ok`, `failing`, or `unknown` where a check before it failed.
+        reason: Why it fails.
+    """
+
+    state: str
+    reason: str | None = None
+
+
+class CheckedReadiness(Response, frozen=True, kw_only=True):
+    """/ready of the admin listener: every check of the worker that answers."""
+
+    status: str
+    checks: dict[str, Check]
+
+
 class ServerInfo(Response, frozen=True, kw_only=True):
     """`GET /`."""
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from qimem.kernel.transaction import UniqueViolation
 from qimem.kms.instance import Instance
 from qimem.storage.database import OpenDatabase
-from qimem.storage.repositories.instance import InstanceRepository
+from qimem.storage.repositories.instance import InstanceRepository, schema_is_known
+from qimem.storage.statement import sql
 from tests.contract.repositories.rows import NOW, race, uid
 
 pytestmark = pytest.mark.anyio
 
 INSTANCES = InstanceRepository()
+MOVED_ON = sql(sa.update(sa.table("schema_version", sa.column("version_num"))).values(version_num="9999"))
 OURS = Instance(uid(7), b"\x00incarnation\xff", b"\x01check\x00", None, NOW)
 
 
@@ -28,6 +31,12 @@ async def test_the_instance_comes_back_as_it_was_added(database: OpenDatabase) -
     ours = replace(OURS, external_url="https://a.example")
     await database.write(lambda tx: INSTANCES.insert(tx, ours))
     assert await database.read(INSTANCES.find) == ours
+
+
+async def test_a_schema_that_another_node_has_moved_on_is_seen(database: OpenDatabase) -> None:
+    assert await database.read(schema_is_known)
+    await database.write(lambda tx: tx.run(MOVED_ON))
+    assert not await database.read(schema_is_known)
 
 
 async def test_a_second_instance_is_refused(database: OpenDatabase) -> None:

@@ -43,6 +43,7 @@ class Log:
     segments: list[bytes] = field(default_factory=list)
     checkpoints: int = 0
     made: int = 0
+    first: int = 1
 
     def open_segment(self) -> None:
         header = Header(1, self.instance, self.stream, len(self.segments) + 1, self.chain.entries,
@@ -61,7 +62,7 @@ class Log:
     def checkpoint(self) -> Checkpoint:
         self.checkpoints += 1
         made = Checkpoint(self.instance, self.stream, len(self.segments), self.checkpoints,
-                          self.chain.entries, text(self.chain.digest).decode(), 1, AT)  # fmt: skip
+                          self.chain.entries, text(self.chain.digest).decode(), self.first, AT)  # fmt: skip
         encoded = msgspec.json.encode(made)
         line = checkpoint_line(encoded, signer(self.seed).sign(CHECKPOINT_DOMAIN + encoded))
         self.segments[-1] += line + self.chain.close_batch(line, 1)

@@ -232,6 +232,19 @@ def test_a_credential_and_a_key_file_contradict_each_other() -> None:
     assert "contradicts" in found
 
 
+def test_a_secret_for_no_url_is_a_mistake() -> None:
+    (found,) = mistakes({}, {"QIMEM_AUDIT__CHECKPOINT_SECRET_FILE": "/secret"})
+    assert "no audit.checkpoint_url" in found
+
+
+def test_checkpoints_go_over_https_unless_this_machine_is_meant() -> None:
+    environ = {"QIMEM_AUDIT__CHECKPOINT_URL": "http://127.0.0.1:9/hunter2"}
+    (found,) = mistakes({}, environ)
+    assert "expected https" in found
+    assert "hunter2" not in found
+    assert load({}, environ | {"QIMEM_OUTBOUND__ALLOW_PLAIN_HTTP": "true"})
+
+
 def test_settings_cross_a_pipe_whole() -> None:
     environ = {
         "DATABASE_URL": "postgresql://u:p@db/q",
@@ -240,12 +253,20 @@ def test_settings_cross_a_pipe_whole() -> None:
         "QIMEM_LIMITS__TIERS": "free=5/10",
         "QIMEM_LIMITS__ADDRESS": "7/30",
         "QIMEM_LIMITS__VALKEY_URL": "valkey://:p@h",
+        "QIMEM_AUDIT__CHECKPOINT_URL": "https://a.example/?token=x",
+        "QIMEM_AUDIT__CHECKPOINT_SECRET_FILE": "/secret",
+        "QIMEM_AUDIT__CHECKPOINT_FILE": "/kept",
+        "QIMEM_OUTBOUND__ALLOW_NETWORKS": "10.0.0.0/8,fd00::/8",
+        "QIMEM_OUTBOUND__CA_FILE": "/ca",
     }
     settings = load({"server.bind": "[::1]:8080", "seal.root_key_file": "/k"}, environ).settings
     arrived = restore(dump(settings))
     assert arrived.database.url.reveal() == settings.database.url.reveal()
     assert (arrived.limits.tiers, arrived.limits.address) == (settings.limits.tiers, settings.limits.address)
     assert arrived.limits.valkey_url.reveal() == "valkey://:p@h"
+    assert arrived.audit.checkpoint_url.reveal() == "https://a.example/?token=x"
+    assert (arrived.audit.checkpoint_file, arrived.outbound) == (Path("/kept"), settings.outbound)
+    assert arrived.outbound.allow_networks == ("10.0.0.0/8", "fd00::/8")
     assert arrived.limits.tiers["free"] == Allowance(5, 10)
     assert (arrived.server, arrived.seal, arrived.web, arrived.log) == (
         settings.server,

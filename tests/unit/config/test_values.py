@@ -178,3 +178,19 @@ def test_valkey_urls(url: str) -> None:
 def test_no_valkey_urls(url: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         values.valkey_url(url)
+
+
+@pytest.mark.parametrize("url", ["https://a.example", "https://a.example:8443/x?y", "http://127.0.0.1:1/"])
+def test_urls_that_requests_go_to(url: str) -> None:
+    read = values.target_url(url)
+    assert read.reveal() == url
+    assert "example" not in repr(read)
+
+
+@pytest.mark.parametrize(
+    "url", ["", 5, None, "a.example", "ftp://a.example", "https://u:hunter2@a.example", "https://127.1"]
+)
+def test_no_urls_that_requests_go_to(url: object) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        values.target_url(url)
+    assert "hunter2" not in str(refused.value)

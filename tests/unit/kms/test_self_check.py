@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qimem.errors import QimemError, storage_unavailable
+from qimem.errors import QimemError, Unavailable, storage_unavailable
 from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kms import self_check
 from qimem.kms.self_check import SelfCheck
@@ -16,7 +16,14 @@ def a_worker(root: bytes = bytes(range(32))) -> tuple[Worker, SelfCheck]:
     database = FakeDatabase()
     Worker(database).add_realm(SYSTEM_REALM)
     worker = Worker(database, root)
-    return worker, SelfCheck(database, worker.keyring, worker.clock)
+    return worker, a_check(worker)
+
+
+def a_check(worker: Worker, unfit: dict[str, str] | None = None) -> SelfCheck:
+    database = worker.database
+    return SelfCheck(
+        database, database, worker.keyring, worker.clock, lambda _: {} if unfit is None else unfit
+    )
 
 
 async def fails(check: SelfCheck) -> bool:
@@ -36,7 +43,7 @@ async def test_a_sound_worker_is_ready_and_passes() -> None:
 async def test_an_empty_database_is_told() -> None:
     worker = Worker(FakeDatabase())
     worker.add_realm(ACME)
-    check = SelfCheck(worker.database, worker.keyring, worker.clock)
+    check = a_check(worker)
     assert list(await check.readiness()) == ["migrations"]
     assert await fails(check)
 
@@ -47,6 +54,31 @@ async def test_a_database_that_does_not_answer_is_told() -> None:
     worker.database.failure = storage_unavailable()
     assert await check.readiness() == {"storage": "storage unavailable"}
     assert await fails(check)
+
+
+async def test_a_database_that_is_not_the_one_of_this_process_is_told() -> None:
+    worker, _ = a_worker()
+    unfit = {"migrations": "of a newer version"}
+    assert await a_check(worker, unfit).readiness() == unfit
+
+
+async def test_a_pool_that_is_full_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, _ = a_worker()
+    unfit: dict[str, str] = {}
+    check = a_check(worker, unfit)
+    assert await check.readiness() == {}
+    full = Unavailable("too many database operations at once", code="overloaded")
+
+    async def refuse(_fn: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.database, "read", refuse)
+        assert await check.readiness() == {}
+    unfit["migrations"] = "of a newer version"
+    assert await check.readiness() == unfit
+    monkeypatch.setattr(worker.database, "read", refuse)
+    assert await check.readiness() == unfit
 
 
 async def test_a_database_that_stops_answering_halfway_is_not_taken_for_a_wrong_root_key() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -83,6 +84,23 @@ def test_no_value_is_too_large_to_be_told() -> None:
     told = metrics.gauges(1.0)[1]
     assert told[0] > 1e12
     assert told[1:] == [0.0, *VALUES[2:]]
+
+
+def test_what_never_ends_is_told_as_infinite() -> None:
+    metrics = Metrics(NAMES)
+    metrics.tell([*VALUES[:-1], math.inf], 1.0)
+    assert metrics.gauges(1.0) == {1: [*VALUES[:-1], math.inf]}
+    assert read(metrics, 1.0)[GAUGES[-1].name, "1"] == math.inf
+
+
+def test_one_of_several_processes_is_the_first(memory: int) -> None:
+    assert Metrics(NAMES).first
+    taken = worker(memory, 0)
+    try:
+        assert not Metrics(NAMES, memory).first
+    finally:
+        taken.kill()
+        taken.communicate()
 
 
 _WORKER = """

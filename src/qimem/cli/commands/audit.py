@@ -13,7 +13,9 @@ import click
 from qimem.cli.output import emit, output_option
 
 if TYPE_CHECKING:
+    from qimem.audit.delivered import Delivered
     from qimem.audit.events import Damage, Wanted
+    from qimem.audit.log import StreamReport
     from qimem.wire.audit import AuditRecord
 
 EXIT_ALTERED = 1
@@ -39,13 +41,21 @@ def audit() -> None:
 @click.option(
     "--anchor", type=click.Path(path_type=Path), help="A copy of `audit/heads` that was kept elsewhere."
 )
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path),
+    help="A file of checkpoints that were delivered: all of them have to be in the log.",
+)
 @output_option
-def verify(data_dir: Path, public_key: Path | None, anchor: Path | None, format: str) -> int:
+def verify(
+    data_dir: Path, public_key: Path | None, anchor: Path | None, checkpoints: Path | None, format: str
+) -> int:
     """Check that the log is what was written: no record changed, gone, moved or put in.
 
     Needs the files and the public key alone. Ends with 1 when something is not what was written.
     """
-    from qimem.audit.log import DIRECTORY, PUBLIC_KEY, read_public_key, verify_log  # noqa: PLC0415 - heavy
+    from qimem.audit.delivered import Delivered, read_delivered  # noqa: PLC0415 - heavy
+    from qimem.audit.log import DIRECTORY, PUBLIC_KEY, read_public_key, verify_log  # noqa: PLC0415
     from qimem.audit.segment_file import read_heads  # noqa: PLC0415
     from qimem.kernel.refusal import Refused  # noqa: PLC0415
 
@@ -53,29 +63,42 @@ def verify(data_dir: Path, public_key: Path | None, anchor: Path | None, format:
     try:
         key = read_public_key(public_key or log / PUBLIC_KEY)
         known = {} if anchor is None else read_heads(anchor)
-        reports = verify_log(log, key, known)
+        # First: what a running server delivers meanwhile is in the log by then.
+        delivered = Delivered() if checkpoints is None else read_delivered(checkpoints, key)
+        reports = verify_log(log, key, known, checkpoints=delivered.streams)
     except (OSError, ValueError) as error:
         raise Refused(
-            "the audit log or its public key cannot be read", "name them with --data-dir and --public-key"
+            "the audit log, its public key or the checkpoints cannot be read",
+            "name them with --data-dir, --public-key and --checkpoints",
         ) from error
-    rows: list[dict[str, object]] = []
-    for report in reports:
-        reading = report.reading
-        rows.append({
-            "stream": report.stream,
-            "state": "ok" if report.fault is None else "altered",
-            "segments": report.segments,
-            "records": reading.records if reading else None,
-            "unanchored": reading.unanchored if reading else None,
-            "torn_bytes": reading.torn_bytes if reading else None,
-            "fault": report.fault,
-        })  # fmt: skip
-    emit(rows, format)
+    emit([_row(report) for report in reports], format)
     if public_key is None:
-        click.echo(
-            "trusted the key beside the log; keep a copy elsewhere and name it with --public-key", err=True
-        )
-    return EXIT_ALTERED if any(report.fault is not None for report in reports) else 0
+        _say("trusted the key beside the log; keep a copy elsewhere and name it with --public-key")
+    sound = checkpoints is None or _judged(checkpoints, delivered)
+    return 0 if sound and all(report.fault is None for report in reports) else EXIT_ALTERED
+
+
+def _row(report: StreamReport) -> dict[str, object]:
+    reading = report.reading
+    return {
+        "stream": report.stream,
+        "state": "ok" if report.fault is None else "altered",
+        "segments": report.segments,
+        "records": reading.records if reading else None,
+        "unanchored": reading.unanchored if reading else None,
+        "torn_bytes": reading.torn_bytes if reading else None,
+        "fault": report.fault,
+    }
+
+
+def _judged(file: Path, delivered: Delivered) -> bool:
+    """Whether a file of checkpoints proves anything and nothing against the log; says what it is."""
+    for number in delivered.unreadable:
+        _say(f"{file}: line {number} holds no checkpoint and was left out")
+    for fault in delivered.faults:
+        _say(f"{file}: {fault}")
+    _say(f"{file}: {delivered.count} checkpoints were looked for")
+    return bool(delivered.count) and not delivered.faults
 
 
 @audit.command()

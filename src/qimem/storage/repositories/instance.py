@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from qimem.kernel.transaction import Tx
 from qimem.kms.instance import Instance
+from qimem.storage.migrations.runner import KNOWN
 from qimem.storage.schema import instance
 from qimem.storage.statement import sql
 
@@ -22,6 +23,14 @@ _INSERT = sql(sa.insert(instance).values({column.name: sa.bindparam(column.name)
 _SET_URL = sql(
     sa.update(instance).where(instance.c.external_url.is_(None)).values(external_url=sa.bindparam("url"))
 )
+
+_SCHEMA = sql(sa.select(sa.column("version_num", sa.String)).select_from(sa.table("schema_version")))
+
+
+def schema_is_known(tx: Tx) -> bool:
+    """Whether this code can work with the schema, which another node may have moved on meanwhile."""
+    row = tx.one(_SCHEMA)
+    return row is not None and row[0] in KNOWN
 
 
 class InstanceRepository:

@@ -27,6 +27,7 @@ SECURITY: Final = b"x-content-type-options: nosniff\r\nreferrer-policy: no-refer
 API: Final = SECURITY + b"content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"
 """Header lines of every answer that is no page."""
 NO_STORE: Final = b"cache-control: no-store\r\n"
+RETRY_SOON: Final = b"retry-after: 1\r\n"
 JSON: Final = b"content-type: application/json\r\n"
 JSON_ANSWER: Final = JSON + NO_STORE + API
 """Header lines of nearly every answer, and of every error."""
