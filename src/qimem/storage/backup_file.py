@@ -199,9 +199,10 @@ class BackupReader:
         try:
             self._encoded = self._read_header()
             self.header = _header_decoder.decode(self._encoded)
-        except BaseException as error:
+        except Exception as error:
             self._file.close()
-            if isinstance(error, msgspec.MsgspecError):
+            # It is judged before it is authenticated, and msgspec does not call all that is wrong by one name.
+            if isinstance(error, msgspec.MsgspecError | ValueError | RecursionError):
                 raise damaged("its header cannot be read") from error
             raise
         self._start = len(_MAGIC) + _LENGTH.size + len(self._encoded)
