@@ -120,6 +120,9 @@ def upgrade(settings: Settings, environ: Mapping[str, str], *, to: Path | None, 
         Refused: no installation, a newer schema, another root key, or a backup that cannot be written.
         Unavailable: the database cannot be used.
     """
+    _version(settings)
+    # A node on PostgreSQL may not have one yet.
+    make_private(settings.server.data_dir)
     with sole_preparer(settings.server.data_dir), _told():
         old = _version(settings)
         key = _root_key(settings, environ)

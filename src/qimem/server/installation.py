@@ -191,7 +191,7 @@ def _upgrade(settings: Settings, key: SecretBytes) -> None:
 
     kept = upgrade_at_start(settings, key)
     if kept is not None:
-        logger().warning("the schema was brought up to date; the data as it was is kept", backup=str(kept))
+        logger().warning("the schema was brought up to date; the data as it was is kept", path=str(kept))
 
 
 def _custody(settings: Settings, environ: Mapping[str, str], *, explicit: bool) -> Seal:
