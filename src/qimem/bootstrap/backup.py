@@ -164,10 +164,10 @@ def _write(settings: Settings, root_key: SecretBytes, draft: BackupDraft) -> Jud
 
 def _header(found: Snapshot, root_key: SecretBytes) -> Header:
     # In the snapshot itself: the root key that the file is sealed under is the one that its rows are wrapped with.
-    row = next((rows[0] for rows in found.read("instance", _INSTANCE_COLUMNS)), None)
-    if row is None:
+    rows = [row for batch in found.read("instance", _INSTANCE_COLUMNS) for row in batch]
+    if not rows:
         raise Refused("the database holds no installation", "run: qimem init")
-    instance_id, incarnation, key_check = row
+    instance_id, incarnation, key_check = rows[0]
     check_root_key(root_key, UUID(bytes=instance_id), key_check)
     return Header(
         backup_id=new_backup_id(),

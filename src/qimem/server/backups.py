@@ -147,7 +147,11 @@ def upgrade_at_start(settings: Settings, root_key: SecretBytes) -> Path | None:
         path = None
         if old in KNOWN and old != HEAD:
             path = before_upgrade(settings, old)
-            backup.back_up_unrecorded(settings, root_key, path)
+            try:
+                backup.back_up_unrecorded(settings, root_key, path)
+            except Refused as error:
+                hint = "make room, or forgo it: qimem migrate apply --no-backup"
+                raise Refused(f"no upgrade without a backup: {error.message}", hint) from error
         database.migrate(settings)
     return path
 
