@@ -220,6 +220,25 @@ def status(data: Path) -> tuple[str | None, str]:
     return state_of_schema(place(data, Path("none")))
 
 
+SIGNING = (
+    "SELECT v.realm_id, sum(v.enabled) FROM kms_version v JOIN kms_key k ON k.realm_id = v.realm_id "
+    "AND k.lineage_id = v.lineage_id WHERE k.purpose = 'token-signing' GROUP BY 1 ORDER BY 1"
+)
+
+
+def test_a_realm_whose_keys_are_damaged_holds_up_no_other(tmp_path: Path) -> None:
+    here = place(old(tmp_path, HEAD), tmp_path / "data.root.key")
+    server = Server(tmp_path)
+    assert rows(server, SIGNING) == [("acme", 1), ("system", 1)]
+    rows(server, "UPDATE realm_kek SET wrapped = zeroblob(61) WHERE realm_id = 'acme'")
+    create_backup(here, {}, tmp_path / "b.backup")
+    (tmp_path / "again").mkdir()
+    there = place(tmp_path / "again" / "data", tmp_path / "data.root.key")
+    assert restore_backup(there, {}, tmp_path / "b.backup").damaged == ("acme",)
+    # What cannot sign must not vouch either, should somebody repair it.
+    assert rows(Server(tmp_path / "again"), SIGNING) == [("acme", 0), ("system", 1)]
+
+
 def test_what_is_to_be_done_is_told_and_done_once(tmp_path: Path) -> None:
     data = old(tmp_path, "0003")
     told = {"state": "old", "database": "0003", "program": HEAD, "pending": list(KNOWN[3:])}
