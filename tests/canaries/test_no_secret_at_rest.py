@@ -45,7 +45,7 @@ ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGABRT)
 INTERNAL = (Purpose.TOKEN_SIGNING, Purpose.REFRESH_MAC, Purpose.PASSWORD_PEPPER)
 DIGESTS = ("SHA-256 of the password", "SHA-256 of the body with the password")
 PATIENCE_SECONDS = 30
-CREDENTIALS, ROOT_KEY = "data.credentials.json", "data.root.key"
+BACKUP, CREDENTIALS, ROOT_KEY = "a.backup", "data.credentials.json", "data.root.key"
 
 
 @dataclass
@@ -114,6 +114,7 @@ class Thief:
                     await self._day(f"acme{number}", end)
                 finally:
                     self.evidence.server.stop()
+            self._back_up()
         credentials = self.evidence.server.credentials
         self.evidence.plants.keep("operator's password", credentials["password"])
         self.evidence.plants.keep("operator's client secret", credentials["client_secret"])
@@ -136,6 +137,16 @@ class Thief:
             evidence.places[f"{end.name}: log of PostgreSQL"] = (self._cluster.directory / "log").read_bytes()
         async for name, key in self._keys(realm_id):
             evidence.plants.keep(name, key)
+
+    def _back_up(self) -> None:
+        data, file, environment = (
+            self.evidence.server.data,
+            self._root / BACKUP,
+            self.evidence.server.environment,
+        )
+        done = qimem("backup", "create", "--data-dir", data, "--to", file, **environment)
+        assert done.code == 0, done.err
+        self.evidence.places |= {BACKUP: file.read_bytes(), "printed": (done.out + done.err).encode()}
 
     def _look_at_processes(self, day: str) -> None:
         for number, pid in enumerate(_family(self.evidence.server)):
@@ -274,6 +285,12 @@ async def test_no_fast_digest_of_a_password_is_kept(evidence: Evidence) -> None:
 async def test_what_is_no_secret_is_found_where_it_is_kept(evidence: Evidence) -> None:
     wanted = {name.name for name in evidence.names}
     assert {hit.canary for hit in evidence.hits if hit.canary in wanted} == wanted
+
+
+async def test_a_backup_tells_nothing_at_all(evidence: Evidence) -> None:
+    # Neither secrets nor names: who finds one on a disk learns which installation it is of.
+    assert len(evidence.places[BACKUP]) > 20_000
+    assert not [hit for hit in evidence.hits if hit.place == BACKUP]
 
 
 async def test_the_database_itself_was_searched(evidence: Evidence) -> None:

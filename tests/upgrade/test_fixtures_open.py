@@ -17,7 +17,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from qimem.bootstrap.backup import judge_backup
+from qimem.kernel.secret import SecretBytes
 from qimem.storage.database import DatabaseLocation
+from qimem.storage.migrations.runner import HEAD
 from qimem.storage.schema import METADATA
 from tests.contract.storage.test_migrations import connected, differences
 from tests.support.cli import qimem
@@ -234,6 +237,15 @@ def test_a_crash_right_after_the_upgrade_loses_nothing(opened: Opened) -> None:
             ok(ada.post("/v1/security/decrypt", json={"input": sealed["envelope"]}))["plaintext"]
             == sealed["input"]
         )
+
+
+def test_the_data_as_it_was_is_kept(opened: Opened) -> None:
+    (kept,) = opened.server.directory.glob("data.schema-*.backup")
+    root_key = SecretBytes(Path(f"{opened.server.data}.root.key").read_bytes())
+    judged = judge_backup(kept, root_key)
+    assert judged.header.schema == kept.name.split("-")[1] != HEAD
+    # Of the envelopes' keys none is missing, those of the realms themselves come on top.
+    assert judged.rows["kms_version"] > len({sealed["key_id"] for sealed in opened.known["envelopes"]})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qimem.config.schema import Settings
+from qimem.kms.instance import Instance
 from qimem.storage.database import DatabaseLocation
 from qimem.storage.repositories.instance import InstanceRepository
 
@@ -28,13 +29,23 @@ def migrate(settings: Settings) -> None:
     location(settings).migrate()
 
 
-async def is_initialised(settings: Settings) -> bool:
-    """Whether there is an installation in the database."""
+async def find_instance(settings: Settings) -> Instance | None:
+    """The installation in the database, None where there is none.
+
+    Raises:
+        Refused: the file is not a database.
+        Unavailable: the database cannot be read.
+    """
     where = location(settings)
     if not where.exists():
-        return False
+        return None
     database = where.open()
     try:
-        return await database.read(_INSTANCE.find) is not None
+        return await database.read(_INSTANCE.find)
     finally:
         await database.close()
+
+
+async def is_initialised(settings: Settings) -> bool:
+    """Whether there is an installation in the database."""
+    return await find_instance(settings) is not None

@@ -26,7 +26,7 @@ from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Tx, UniqueViolation
 from qimem.kms.hierarchy import RootKey
-from qimem.kms.instance import Instance
+from qimem.kms.instance import Instance, check_root_key
 from qimem.kms.internal_keys import PreparedRealm, RealmKeyProvisioning
 from qimem.oauth.clients import ClientService
 from qimem.oauth.registration import Registration
@@ -110,12 +110,7 @@ async def own_instance(database: OpenDatabase, root_key: SecretBytes) -> Instanc
     instance = await database.read(_INSTANCE.find)
     if instance is None:
         raise Refused("the database holds no installation", "run: qimem init")
-    expected = key_check_value(root_key, instance.instance_id.bytes)
-    if not SecretBytes(expected).equals(instance.key_check):
-        raise Refused(
-            "the root key is not the one this database was made with",
-            "give the right one with --root-key-file; without it the data cannot be read",
-        )
+    check_root_key(root_key, instance.instance_id, instance.key_check)
     return instance
 
 

@@ -6,27 +6,20 @@ beside the change, like that of every other one.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack
-
+from qimem.bootstrap.alone import on_the_host, opened_alone, written
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import CLIENTS, ROLES, USERS, Core
-from qimem.bootstrap.database import location
-from qimem.bootstrap.first import Installed, generated_password, handed_out, installer, own_instance
+from qimem.bootstrap.first import Installed, generated_password, handed_out, installer
 from qimem.config.schema import Settings
-from qimem.crypto.randomness import token_hex
-from qimem.errors import QimemError
 from qimem.identity.new_user import CredentialMakers, NewUser
 from qimem.identity.password_rules import NewPasswords, default_rules
 from qimem.identity.roles import RoleAssignment
 from qimem.identity.users import UserService
 from qimem.kernel.audit_draft import AuditDraft
-from qimem.kernel.clock import SystemClock
 from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kernel.metering import UNLIMITED_TIER
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
-from qimem.kms.hierarchy import RootKey
 from qimem.oauth.clients import ClientService
 from qimem.oauth.registration import Registration
 
@@ -47,22 +40,11 @@ async def recover_operator(settings: Settings, root_key: SecretBytes, username: 
         Refused: no installation, another root key, or an audit log that cannot be written.
         Unavailable: storage or audit log cannot be written.
     """
-    async with AsyncExitStack() as stack:
-        database = location(settings).open()
-        stack.push_async_callback(database.close)
-        instance = await own_instance(database, root_key)
-        core = Core(
-            database, RootKey(instance.instance_id, root_key), SystemClock(), instance.external_url or ""
-        )
-        stack.callback(core.keyring.close)
-        stack.callback(core.lane.close)
-        log = await AuditLog.open(settings, core, instance)
-        stack.push_async_callback(log.close)
+    async with opened_alone(settings, root_key) as (core, log):
         password = generated_password()
-        draft = AuditDraft(EVENT, token_hex(12), "")
-        draft.realm_id, draft.subject = SYSTEM_REALM, installer().subject
+        draft = on_the_host(EVENT)
         installed = await _add(settings, core, log, NewUser(username, password, ("operator",)), draft)
-        await _recorded(log, draft)
+        await written(log.recorder, draft)
         return installed
 
 
@@ -84,11 +66,3 @@ async def _add(settings: Settings, core: Core, log: AuditLog, new: NewUser, draf
         return made
 
     return await work.apply(draft, change)
-
-
-async def _recorded(log: AuditLog, draft: AuditDraft) -> None:
-    written: asyncio.Future[QimemError | None] = asyncio.get_running_loop().create_future()
-    log.recorder.record(draft, draft.outcome, written.set_result)
-    error = await written
-    if error is not None:
-        raise error

@@ -27,6 +27,9 @@ _COMMANDS = {
     "doctor": ("doctor", "doctor", "Look for what is wrong with an installation."),
     "config": ("config", "config", "Look at the configuration."),
     "audit": ("audit", "audit", "Look into the audit log."),
+    "backup": ("backup", "backup", "Take and check encrypted copies of all data."),
+    "restore": ("restore", "restore", "Make an installation of a backup, in an empty place."),
+    "migrate": ("migrate", "migrate", "Bring the schema of the database up to date."),
     "operator": ("operator", "operator", "Act on the host, where nobody can sign in any more."),
     "envelope": ("envelope", "envelope", "Look into envelopes."),
 }

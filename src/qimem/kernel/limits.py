@@ -52,6 +52,15 @@ LEASE_BLOCK_MAX: Final = 2**20
 KEYRING_ENTRIES_MAX: Final = 100_000
 """Unwrapped key versions a worker holds; about 1 KiB each."""
 
+# Backups.
+BACKUP_CHUNK_BYTES: Final = 64 * 1024
+"""Sealed apart, so that a backup of any size passes through little memory."""
+BACKUP_HEADER_BYTES_MAX: Final = 4 * 1024
+BACKUP_FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+BACKUP_ROWS_AT_ONCE: Final = 500
+RESTORE_MESSAGES_RESERVED: Final = 2**30
+"""What a restore counts as encrypted since the backup, for each key version: a quarter of what one may encrypt at all."""
+
 # Rate limits.
 COUNTED_BUCKETS_MAX: Final = 131_072
 """Windows of a node that are counted apart, 40 bytes each; addresses beyond it displace addresses, never clients."""

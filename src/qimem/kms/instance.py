@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from qimem.crypto.mac import key_check_value
+from qimem.kernel.refusal import Refused
+from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
 
 
@@ -44,3 +47,16 @@ class InstanceStore(Protocol):
     def set_external_url(self, tx: Tx, external_url: str) -> bool:
         """Store it if none is stored yet; False when one was."""
         ...
+
+
+def check_root_key(root_key: SecretBytes, instance_id: UUID, key_check: bytes) -> None:
+    """See that this root key is the one that an installation was made with.
+
+    Raises:
+        Refused: it is another one.
+    """
+    if not SecretBytes(key_check_value(root_key, instance_id.bytes)).equals(key_check):
+        raise Refused(
+            "the root key is not the one this database was made with",
+            "give the right one with --root-key-file; without it the data cannot be read",
+        )

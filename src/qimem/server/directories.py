@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from qimem.config.schema import SealSettings, Settings
+from qimem.kernel.durable import sync_directory
 from qimem.kernel.refusal import Refused
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private directory is made inside it
 _OTHERS = 0o077
+UNFINISHED = "restore.unfinished"
+"""In a data directory that a restore was begun in, until its database is there."""
 
 
 def make_private(directory: Path) -> None:
@@ -64,6 +67,27 @@ def mode_fault(directory: Path) -> Refused | None:
             f"chmod 700 {directory}",
         )
     return None
+
+
+def check_not_restoring(directory: Path) -> None:
+    """See that no restore was cut off here; for who has found no installation.
+
+    Raises:
+        Refused: one was.
+    """
+    if (directory / UNFINISHED).exists():
+        raise Refused(
+            f"a restore into {directory} did not come to its end", "run the same qimem restore again"
+        )
+
+
+def unmark(directory: Path) -> None:
+    """The restore that was begun here has come to its end: its database is there, or nothing is."""
+    marker = directory / UNFINISHED
+    # Asked first: a start on a read-only file system has nothing to remove.
+    if marker.exists():
+        marker.unlink()
+        sync_directory(directory)
 
 
 @contextmanager

@@ -18,13 +18,15 @@ from qimem.errors import Conflict
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.hierarchy import random_key
+from qimem.kms.instance import check_root_key
 from qimem.kms.seal.base import Seal
 from qimem.kms.seal.custody import choose
 from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.kms.seal.placement import Mounts, check_outside, check_placement
+from qimem.observability.logging import logger
 from qimem.server.credentials import CredentialsFile, shown
-from qimem.server.directories import make_private, sole_preparer
-from qimem.storage.migrations.runner import SchemaTooNew
+from qimem.server.directories import check_not_restoring, make_private, sole_preparer, unmark
+from qimem.storage.migrations.runner import HEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ async def initialise(settings: Settings, admin: AdminChoice, environ: Mapping[st
     with sole_preparer(settings.server.data_dir):
         if await database.is_initialised(settings):
             raise Conflict("initialised already", code="already_exists", hint="start it with qimem serve")
+        check_not_restoring(settings.server.data_dir)
         custody = _custody(settings, environ, explicit=True)
         key = _key_for_new(settings, custody)
         file = CredentialsFile.beside(settings.server.data_dir)
@@ -108,11 +111,17 @@ async def open_or_initialise(
         custody = _custody(settings, environ, explicit=False)
         file = CredentialsFile.beside(settings.server.data_dir)
         external_url = settings.server.external_url or url
-        if await database.is_initialised(settings):
+        instance = await database.find_instance(settings)
+        if instance is not None:
             key = custody.load()
-            _migrate(settings)
+            # Before anything is changed: data must not be upgraded by who cannot read it.
+            check_root_key(key, instance.instance_id, instance.key_check)
+            _upgrade(settings, key)
+            # A database is committed as a whole: the restore lacked no more than this.
+            unmark(settings.server.data_dir)
             await _hand_out_late(settings, file, external_url)
             return Opened(key, None)
+        check_not_restoring(settings.server.data_dir)
         key = _key_for_new(settings, custody)
         file.reserve()
         try:
@@ -175,13 +184,14 @@ async def _make(
     return with_the_key(installed)
 
 
-def _migrate(settings: Settings) -> None:
-    try:
-        database.migrate(settings)
-    except SchemaTooNew as error:
-        raise Refused(
-            "the data was written by a newer version", "install that version or a later one"
-        ) from error
+def _upgrade(settings: Settings, key: SecretBytes) -> None:
+    if database.location(settings).version() == HEAD:
+        return
+    from qimem.server.backups import upgrade_at_start  # noqa: PLC0415 - of no use to nearly every start
+
+    kept = upgrade_at_start(settings, key)
+    if kept is not None:
+        logger().warning("the schema was brought up to date; the data as it was is kept", path=str(kept))
 
 
 def _custody(settings: Settings, environ: Mapping[str, str], *, explicit: bool) -> Seal:

@@ -42,14 +42,22 @@ class DatabaseLocation:
         """The embedded database file."""
         return self.directory / FILE_NAME
 
+    def version(self) -> str | None:
+        """The version of its schema, None where there is none.
+
+        Raises:
+            Refused: the file is not a database.
+            Unavailable: it cannot be read or reached.
+        """
+        return runner.sqlite_version(self.file) if self.url is None else runner.postgres_version(self.url)
+
     def exists(self) -> bool:
         """Whether a schema is there already.
 
         Raises:
             Unavailable: PostgreSQL cannot be reached.
         """
-        version = runner.sqlite_version(self.file) if self.url is None else runner.postgres_version(self.url)
-        return version is not None
+        return self.version() is not None
 
     def migrate(self) -> None:
         """Bring the schema up to date.

@@ -16,8 +16,8 @@ HEAD = "0008"
 KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every version this code can open or upgrade from, oldest first."""
 
-_POSTGRES_LOCK = 0x51494D454D  # "QIMEM": one migration at a time over all nodes
-_TABLE = "schema_version"
+POSTGRES_LOCK = 0x51494D454D  # "QIMEM": one migration at a time over all nodes
+SCHEMA_TABLE = "schema_version"
 _VERSION = "SELECT version_num FROM schema_version"
 
 
@@ -37,7 +37,7 @@ def sqlite_version(path: Path) -> str | None:
     with sqlite_connection.explained(path):
         connection = sqlite_connection.open_reader(path)
         try:
-            if not connection.table_exists(None, _TABLE):
+            if not connection.table_exists(None, SCHEMA_TABLE):
                 return None
             row = connection.execute(_VERSION).fetchone()
             return None if row is None else str(row[0])
@@ -87,7 +87,7 @@ def migrate_sqlite(path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{path}", module=sqlite_driver, poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        _upgrade(connection)
+        upgrade(connection, "head")
         connection.commit()
 
 
@@ -106,23 +106,44 @@ def migrate_postgres(url: str) -> None:
         "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool
     )
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _POSTGRES_LOCK})
-        _upgrade(connection)
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRES_LOCK})
+        upgrade(connection, "head")
 
 
-def _is_old(version: str | None) -> bool:
-    if version is not None and version not in KNOWN:
+def check_known(version: str) -> None:
+    """Refuse a schema from the future.
+
+    Raises:
+        SchemaTooNew: this code does not know it.
+    """
+    if version not in KNOWN:
         raise SchemaTooNew(
             f"the database has schema version {version}, this program knows up to {HEAD}: use the newer program"
         )
-    return version != HEAD
 
 
-def _upgrade(connection: Any) -> None:
+def pending(version: str | None) -> tuple[str, ...]:
+    """The versions that a schema of this one has still to go through; of an absent one all."""
+    return KNOWN if version is None else KNOWN[KNOWN.index(version) + 1 :]
+
+
+def upgrade(connection: Any, target: str) -> None:
+    """Bring a database to a version, in the transaction of its caller.
+
+    Args:
+        connection: SQLAlchemy's, in a transaction.
+        target: A version not older than its own, or `head`.
+    """
     from alembic import command  # noqa: PLC0415 - 0.2 s to import, and seldom needed
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", "qimem:storage/migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, target)
+
+
+def _is_old(version: str | None) -> bool:
+    if version is not None:
+        check_known(version)
+    return version != HEAD
