@@ -17,6 +17,7 @@ from qimem.kernel.refusal import Refused
 from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
+from qimem.server.notify import ServiceManager
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
 
@@ -67,6 +68,7 @@ def launch(plan: Plan) -> int:
     harden()
     # They are read, and the database's password may be among them.
     erase_variables(filter(is_setting, os.environ))
+    manager = ServiceManager.adopt(os.environ)
     configure(level=plan.settings.log.level, format=plan.settings.log.format)
     with ExitStack() as stack:
         settings = plan.settings
@@ -76,16 +78,23 @@ def launch(plan: Plan) -> int:
         if settings.database.mode == "stateless":
             settings = stack.enter_context(in_memory(settings))
         if settings.server.workers == 1:
-            return _run_here(plan, settings, listener, admin)
-        return _run_workers(plan, settings, listener, admin)
+            return _run_here(plan, settings, listener, admin, manager)
+        return _run_workers(plan, settings, listener, admin, manager)
 
 
-def _run_here(plan: Plan, settings: Settings, listener: socket.socket, admin: socket.socket | None) -> int:
+def _run_here(
+    plan: Plan,
+    settings: Settings,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    manager: ServiceManager,
+) -> int:
     from qimem.bootstrap.serving import start  # noqa: PLC0415
     from qimem.server.http import Stop, runner, serve  # noqa: PLC0415
 
     url = base_url(listener)
-    stop = Stop()
+    stop = Stop(manager.stopping)
+    beats: list[asyncio.Task[None]] = []
     with runner() as loop:
         stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
         opened = loop.run(_open(plan, settings, url))
@@ -94,19 +103,27 @@ def _run_here(plan: Plan, settings: Settings, listener: socket.socket, admin: so
         async def listening() -> None:
             serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
             await asyncio.to_thread(plan.announce, serving)
+            manager.ready(url)
+            beats.append(asyncio.create_task(manager.beats()))
 
         loop.run(serve(running, settings, listener, stop=stop, listening=listening, admin=admin))
     logger().info("stopped", pid=os.getpid())
     return 0
 
 
-def _run_workers(plan: Plan, settings: Settings, listener: socket.socket, admin: socket.socket | None) -> int:
+def _run_workers(
+    plan: Plan,
+    settings: Settings,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    manager: ServiceManager,
+) -> int:
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
     url = base_url(listener)
     shared = _shared_memory()
-    with Supervisor(settings.server.workers, inherited=shared) as supervisor:
+    with Supervisor(settings.server.workers, inherited=shared, manager=manager) as supervisor:
         _import_all(settings)
         supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, url))
@@ -115,7 +132,12 @@ def _run_workers(plan: Plan, settings: Settings, listener: socket.socket, admin:
             settings, opened.root_key, host, port, url, shared, None if admin is None else _shared(admin)
         )
         serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
-        return supervisor.run(order, lambda: plan.announce(serving))
+
+        def serves() -> None:
+            plan.announce(serving)
+            manager.ready(url)
+
+        return supervisor.run(order, serves)
 
 
 def _shared(listener: socket.socket) -> tuple[str, int]:

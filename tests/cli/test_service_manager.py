@@ -1,0 +1,85 @@
+"""`qimem serve` under a service manager: a real process, and the socket that systemd would listen on."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.processes import eventually
+from tests.support.server import Server
+
+SECONDS = 30.0
+
+
+@dataclass
+class Manager:
+    """What systemd hears, and from whom."""
+
+    receiver: socket.socket
+
+    def next(self) -> tuple[str, int]:
+        """The next message, and the process that sent it."""
+        message, control, _, _ = self.receiver.recvmsg(4096, socket.CMSG_SPACE(struct.calcsize("3i")))
+        ((_, _, credentials),) = control
+        return message.decode(), struct.unpack("3i", credentials)[0]
+
+    def until(self, start: str) -> tuple[str, int]:
+        """The next message that begins so; beats before it are passed over, and nothing else."""
+        while True:
+            message, pid = self.next()
+            if message.startswith(start):
+                return message, pid
+            assert message == "WATCHDOG=1", message
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        receiver.settimeout(SECONDS)
+        receiver.bind(str(tmp_path / "notify"))
+        yield Manager(receiver)
+
+
+def started(tmp_path: Path, workers: int, **environment: str) -> Server:
+    environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    return Server(tmp_path, workers=workers, environment=environment).start()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_manager_hears_of_the_whole_life_from_the_main_process(
+    tmp_path: Path, manager: Manager, workers: int
+) -> None:
+    server = started(tmp_path, workers, WATCHDOG_USEC="200000")
+    assert server.process is not None
+    main = server.process.pid
+    assert manager.until("READY=1") == (f"READY=1\nSTATUS=serving {server.url}", main)
+    for _ in range(3):
+        assert manager.next() == ("WATCHDOG=1", main)
+    assert server.stop() == 0
+    assert manager.until("STOPPING=1") == ("STOPPING=1\nSTATUS=draining", main)
+
+
+def test_a_worker_that_is_started_later_does_not_know_the_manager(tmp_path: Path, manager: Manager) -> None:
+    server = started(tmp_path, 2, WATCHDOG_USEC="200000")
+    assert server.process is not None
+    main = psutil.Process(server.process.pid)
+    first = main.children()
+    first[0].kill()
+    eventually(lambda: any(child not in first for child in main.children()))
+    (successor,) = [child for child in main.children() if child not in first]
+    eventually(lambda: len(successor.cmdline()) > 3)
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & successor.environ().keys()
+    assert "PATH" in successor.environ()
+    server.stop()
+
+
+def test_a_manager_that_is_gone_stops_no_server(tmp_path: Path) -> None:
+    server = started(tmp_path, 1, WATCHDOG_USEC="200000")
+    assert server.stop() == 0
