@@ -17,7 +17,7 @@ from qimem.kernel.refusal import Refused
 from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
-from qimem.server.notify import ServiceManager
+from qimem.server.notify import InitSystem
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
 
@@ -68,7 +68,7 @@ def launch(plan: Plan) -> int:
     harden()
     # They are read, and the database's password may be among them.
     erase_variables(filter(is_setting, os.environ))
-    manager = ServiceManager.adopt(os.environ)
+    init_system = InitSystem.adopt(os.environ)
     configure(level=plan.settings.log.level, format=plan.settings.log.format)
     with ExitStack() as stack:
         settings = plan.settings
@@ -78,8 +78,8 @@ def launch(plan: Plan) -> int:
         if settings.database.mode == "stateless":
             settings = stack.enter_context(in_memory(settings))
         if settings.server.workers == 1:
-            return _run_here(plan, settings, listener, admin, manager)
-        return _run_workers(plan, settings, listener, admin, manager)
+            return _run_here(plan, settings, listener, admin, init_system)
+        return _run_workers(plan, settings, listener, admin, init_system)
 
 
 def _run_here(
@@ -87,13 +87,13 @@ def _run_here(
     settings: Settings,
     listener: socket.socket,
     admin: socket.socket | None,
-    manager: ServiceManager,
+    init_system: InitSystem,
 ) -> int:
     from qimem.bootstrap.serving import start  # noqa: PLC0415
     from qimem.server.http import Stop, runner, serve  # noqa: PLC0415
 
     url = base_url(listener)
-    stop = Stop(manager.stopping)
+    stop = Stop(init_system.stopping)
     beats: list[asyncio.Task[None]] = []
     with runner() as loop:
         stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
@@ -103,8 +103,8 @@ def _run_here(
         async def listening() -> None:
             serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
             await asyncio.to_thread(plan.announce, serving)
-            manager.ready(url)
-            beats.append(asyncio.create_task(manager.beats()))
+            init_system.ready(url)
+            beats.append(asyncio.create_task(init_system.beats()))
 
         loop.run(serve(running, settings, listener, stop=stop, listening=listening, admin=admin))
     logger().info("stopped", pid=os.getpid())
@@ -116,14 +116,14 @@ def _run_workers(
     settings: Settings,
     listener: socket.socket,
     admin: socket.socket | None,
-    manager: ServiceManager,
+    init_system: InitSystem,
 ) -> int:
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
     url = base_url(listener)
     shared = _shared_memory()
-    with Supervisor(settings.server.workers, inherited=shared, manager=manager) as supervisor:
+    with Supervisor(settings.server.workers, inherited=shared, init_system=init_system) as supervisor:
         _import_all(settings)
         supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, url))
@@ -135,7 +135,7 @@ def _run_workers(
 
         def serves() -> None:
             plan.announce(serving)
-            manager.ready(url)
+            init_system.ready(url)
 
         return supervisor.run(order, serves)
 

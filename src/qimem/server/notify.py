@@ -1,4 +1,4 @@
-"""What the server tells the service manager that started it: it serves, it stops, it is alive. sd_notify(3).
+"""What the server tells the init system that started it: it serves, it stops, it is alive. sd_notify(3).
 
 Each message is one datagram to the socket that NOTIFY_SOCKET names; nothing is held open in between, so no worker
 inherits it. Whether anybody listens is not this server's affair: a message that cannot be sent is dropped.
@@ -19,7 +19,7 @@ _WATCHDOG = ("WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 @dataclass(slots=True)
-class ServiceManager:
+class InitSystem:
     """The one that started this process, or nobody.
 
     Args:

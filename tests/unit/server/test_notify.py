@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qimem.server.notify import ServiceManager
+from qimem.server.notify import InitSystem
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def heard(receiver: socket.socket) -> list[str]:
 def test_it_is_told_at_a_path(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with listening(address) as receiver:
-        manager = ServiceManager.adopt({"NOTIFY_SOCKET": address})
+        manager = InitSystem.adopt({"NOTIFY_SOCKET": address})
         manager.ready("http://127.0.0.1:8080")
         manager.stopping()
         assert heard(receiver) == [
@@ -47,24 +47,24 @@ def test_it_is_told_at_a_path(tmp_path: Path) -> None:
 def test_it_is_told_at_an_abstract_name() -> None:
     name = f"qimem-{uuid.uuid4()}"
     with listening(f"\0{name}") as receiver:
-        ServiceManager.adopt({"NOTIFY_SOCKET": f"@{name}"}).stopping()
+        InitSystem.adopt({"NOTIFY_SOCKET": f"@{name}"}).stopping()
         assert heard(receiver) == ["STOPPING=1\nSTATUS=draining"]
 
 
 def test_what_named_it_is_taken_out_of_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
-    ServiceManager.adopt(environ)
+    InitSystem.adopt(environ)
     assert environ == {"HOME": "/"}
 
 
 @pytest.mark.parametrize("address", ["", "notify", "vsock:2:1234", "./notify"])
 def test_what_is_no_address_is_nobody(address: str) -> None:
-    assert ServiceManager.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "10"}) == ServiceManager()
+    assert InitSystem.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "10"}) == InitSystem()
 
 
 def test_without_one_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a socket was opened"))
-    manager = ServiceManager.adopt({})
+    manager = InitSystem.adopt({})
     manager.ready("http://127.0.0.1:1")
     manager.beat()
     manager.stopping()
@@ -72,7 +72,7 @@ def test_without_one_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_that_is_gone_harms_nothing(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
-    manager = ServiceManager.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
+    manager = InitSystem.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
     manager.ready("http://127.0.0.1:1")
     with listening(address):
         pass
@@ -81,13 +81,13 @@ def test_one_that_is_gone_harms_nothing(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long_for_a_socket_harms_nothing() -> None:
-    ServiceManager.adopt({"NOTIFY_SOCKET": "/" + "x" * 200}).stopping()
+    InitSystem.adopt({"NOTIFY_SOCKET": "/" + "x" * 200}).stopping()
 
 
 def test_one_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with listening(address) as receiver:
-        manager = ServiceManager.adopt({"NOTIFY_SOCKET": address})
+        manager = InitSystem.adopt({"NOTIFY_SOCKET": address})
         # The system queues some ten messages for who does not read.
         for _ in range(2_000):
             manager.stopping()
@@ -98,7 +98,7 @@ def test_no_socket_is_left_open(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with listening(address):
         before = os.listdir("/proc/self/fd")
-        ServiceManager.adopt({"NOTIFY_SOCKET": address}).stopping()
+        InitSystem.adopt({"NOTIFY_SOCKET": address}).stopping()
         assert os.listdir("/proc/self/fd") == before
 
 
@@ -117,13 +117,13 @@ def test_no_socket_is_left_open(tmp_path: Path) -> None:
 )
 def test_the_watchdog_is_told_twice_in_its_time(microseconds: str, pid: str, seconds: float) -> None:
     environ = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": microseconds, "WATCHDOG_PID": pid}
-    assert ServiceManager.adopt(environ).beat_seconds == seconds
+    assert InitSystem.adopt(environ).beat_seconds == seconds
 
 
 def test_a_beat_is_sent_when_it_is_due_and_not_before(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with listening(address) as receiver:
-        manager = ServiceManager.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3600000000"})
+        manager = InitSystem.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3600000000"})
         manager.beat()
         manager.beat()
         assert heard(receiver) == ["WATCHDOG=1"]
@@ -132,15 +132,15 @@ def test_a_beat_is_sent_when_it_is_due_and_not_before(tmp_path: Path) -> None:
 def test_it_beats_for_as_long_as_the_loop_turns(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
 
-    async def some_time(manager: ServiceManager) -> None:
+    async def some_time(manager: InitSystem) -> None:
         beating = asyncio.create_task(manager.beats())
         await asyncio.sleep(0.2)
         beating.cancel()
 
     with listening(address) as receiver:
-        asyncio.run(some_time(ServiceManager.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})))
+        asyncio.run(some_time(InitSystem.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})))
         assert len(heard(receiver)) >= 2
 
 
 def test_who_asks_for_no_beat_costs_no_task() -> None:
-    asyncio.run(asyncio.wait_for(ServiceManager("/run/notify").beats(), 5))
+    asyncio.run(asyncio.wait_for(InitSystem("/run/notify").beats(), 5))
