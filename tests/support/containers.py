@@ -24,7 +24,7 @@ from tests.architecture.sources import ROOT
 from tests.support.processes import eventually
 
 CLONE_NEWNET = 0x40000000
-_LAYER = """\
+LAYER = """\
 set -eu
 mount -t tmpfs -o mode=755 none "$LAYER"
 mkdir "$LAYER/upper" "$LAYER/work" "$LAYER/root"
@@ -40,7 +40,7 @@ bound() {  # bound SOURCE TARGET
 }
 """
 _CONTAINER = (
-    _LAYER
+    LAYER
     + """\
 mkdir -p var/lib/qimem
 mount --bind "$VOLUME" var/lib/qimem
