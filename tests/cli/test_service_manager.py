@@ -47,16 +47,21 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield Manager(receiver)
 
 
-def started(tmp_path: Path, workers: int, **environment: str) -> Server:
-    environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify")}
-    return Server(tmp_path, workers=workers, environment=environment).start()
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(
+        tmp_path, environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+    )
+    yield made
+    made.stop()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_manager_hears_of_the_whole_life_from_the_main_process(
-    tmp_path: Path, manager: Manager, workers: int
+    server: Server, manager: Manager, workers: int
 ) -> None:
-    server = started(tmp_path, workers, WATCHDOG_USEC="200000")
+    server.workers = workers
+    server.start()
     assert server.process is not None
     main = server.process.pid
     assert manager.until("READY=1") == (f"READY=1\nSTATUS=serving {server.url}", main)
@@ -66,8 +71,9 @@ def test_the_manager_hears_of_the_whole_life_from_the_main_process(
     assert manager.until("STOPPING=1") == ("STOPPING=1\nSTATUS=draining", main)
 
 
-def test_a_worker_that_is_started_later_does_not_know_the_manager(tmp_path: Path, manager: Manager) -> None:
-    server = started(tmp_path, 2, WATCHDOG_USEC="200000")
+def test_a_worker_that_is_started_later_does_not_know_the_manager(server: Server, manager: Manager) -> None:
+    server.workers = 2
+    server.start()
     assert server.process is not None
     main = psutil.Process(server.process.pid)
     first = main.children()
@@ -77,9 +83,8 @@ def test_a_worker_that_is_started_later_does_not_know_the_manager(tmp_path: Path
     eventually(lambda: len(successor.cmdline()) > 3)
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & successor.environ().keys()
     assert "PATH" in successor.environ()
-    server.stop()
 
 
-def test_a_manager_that_is_gone_stops_no_server(tmp_path: Path) -> None:
-    server = started(tmp_path, 1, WATCHDOG_USEC="200000")
+def test_a_manager_that_is_gone_stops_no_server(server: Server) -> None:
+    server.start()
     assert server.stop() == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import os
 import shlex
 import signal
@@ -55,8 +56,10 @@ for secret in $SECRETS; do
 done
 chmod 0700 var/lib/qimem
 chown "$OWNER" var/lib/qimem
+printf '%s\n' "$HOSTS" > etc/hosts
 mount -o remount,ro .
 ip link set lo up
+if [ -n "$ADDRESS" ]; then until ip -o -4 address show dev eth0 2>/dev/null | grep -q inet; do sleep 0.05; done; fi
 exec chroot . setpriv --reuid "$OWNER" --regid "$OWNER" --clear-groups --bounding-set=-all --inh-caps=-all \
     --no-new-privs env -i "$@"
 """
@@ -72,12 +75,18 @@ class Container:
         volume: What lasts.
         user: The number of its user and group.
         secrets: Files that it finds under /run/secrets.
+        bridge: The network that it joins, besides its own loopback.
+        address: Its address there.
+        hosts: Name → address, for what it asks.
     """
 
     directory: Path
     volume: Path
     user: int
     secrets: Sequence[Path] = ()
+    bridge: Bridge | None = None
+    address: str = ""
+    hosts: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = field(default=None, init=False)
     errors: str = field(default="", init=False)
 
@@ -93,6 +102,10 @@ class Container:
             "PLACES": shlex.join(places),
             "SECRETS": shlex.join(map(str, self.secrets)),
             "OWNER": str(self.user),
+            "ADDRESS": self.address,
+            "HOSTS": "\n".join(
+                f"{there} {name}" for name, there in {"localhost": "127.0.0.1", **self.hosts}.items()
+            ),
         }
         variables = [f"{name}={value}" for name, value in environment.items()]
         self.process = subprocess.Popen(
@@ -100,6 +113,9 @@ class Container:
              "sh", "-c", _CONTAINER, "container", *variables, *command],
             env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        if self.bridge is not None:
+            eventually(lambda: self.process is None or bool(psutil.Process(self.process.pid).children()))
+            self.bridge.join(self.pid, self.address)
 
     def ready(self) -> list[str]:
         """Wait until it says so; what it said before."""
@@ -133,7 +149,9 @@ class Container:
     def kill(self) -> None:
         """End what may be left of it."""
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+            # First the one inside: with another user's rights it no longer dies with who started it.
+            for process in [*psutil.Process(self.process.pid).children(), self.process]:
+                process.kill()
             self.process.communicate()
             eventually(lambda: not self.directory.is_mount())
 
@@ -152,6 +170,59 @@ class Container:
         """Sockets that this thread opens meanwhile are of the container's network."""
         with network_of(self.pid):
             yield
+
+
+class Bridge:
+    """A network that containers join; `close` it.
+
+    Args:
+        name: Of the bridge in it.
+        gateway: Address and prefix length of who stands at it.
+    """
+
+    def __init__(self, name: str, gateway: str) -> None:
+        self._name = name
+        self._length = gateway.partition("/")[2]
+        self._joined = 0
+        self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        own = os.readlink("/proc/self/ns/net")
+        eventually(lambda: os.readlink(f"/proc/{self._holder.pid}/ns/net") != own)
+        self._ip(f"link add {name} type bridge")
+        self._ip(f"address add {gateway} dev {name}")
+        self._ip(f"link set {name} up")
+        self._ip("link set lo up")
+
+    def join(self, pid: int, address: str) -> None:
+        """Give the network of that process an interface with the address."""
+        self._joined += 1
+        end = f"to{self._joined}"
+        own = os.readlink("/proc/self/ns/net")
+        eventually(lambda: os.readlink(f"/proc/{pid}/ns/net") != own)
+        self._ip(f"link add {end} type veth peer name eth0 netns {pid}")
+        self._ip(f"link set {end} master {self._name} up")
+        self._ip("link set eth0 up", pid)
+        self._ip(f"address add {address}/{self._length} dev eth0", pid)
+
+    def speak_as(self, address: str) -> None:
+        """Whoever is inside comes from this address."""
+        self._ip(f"address add {address}/{self._length} dev {self._name}")
+        network = ipaddress.ip_network(f"{address}/{self._length}", strict=False)
+        self._ip(f"route replace {network} dev {self._name} src {address}")
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Sockets and processes of this thread are at the gateway meanwhile."""
+        with network_of(self._holder.pid):
+            yield
+
+    def close(self) -> None:
+        """End it."""
+        self._holder.kill()
+        self._holder.wait()
+
+    def _ip(self, command: str, pid: int | None = None) -> None:
+        target = ["nsenter", "--target", str(pid or self._holder.pid), "--net"]
+        subprocess.run([*target, "ip", *command.split()], check=True, capture_output=True, timeout=30)
 
 
 @contextlib.contextmanager
