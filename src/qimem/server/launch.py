@@ -103,7 +103,7 @@ def _run_here(
         async def listening() -> None:
             serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
             await asyncio.to_thread(plan.announce, serving)
-            init_system.ready(url)
+            await asyncio.to_thread(init_system.ready, url)
             beats.append(asyncio.create_task(init_system.beats()))
 
         loop.run(serve(running, settings, listener, stop=stop, listening=listening, admin=admin))

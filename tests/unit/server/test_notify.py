@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,21 @@ def test_one_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
         assert 0 < len(heard(receiver)) < 2_000
 
 
+def test_that_it_serves_is_told_to_one_that_is_slow_to_read(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with listening(address) as receiver:
+        manager = InitSystem.adopt({"NOTIFY_SOCKET": address})
+        for _ in range(2_000):
+            manager.stopping()
+        telling = threading.Thread(target=manager.ready, args=("http://127.0.0.1:1",))
+        telling.start()
+        found = []
+        while telling.is_alive():
+            found += heard(receiver)
+        telling.join()
+        assert "READY=1\nSTATUS=serving http://127.0.0.1:1" in found + heard(receiver)
+
+
 def test_no_socket_is_left_open(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with listening(address):
@@ -125,21 +141,25 @@ def test_a_beat_is_sent_when_it_is_due_and_not_before(tmp_path: Path) -> None:
     with listening(address) as receiver:
         manager = InitSystem.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3600000000"})
         manager.beat()
+        assert heard(receiver) == []
+        manager.ready("http://127.0.0.1:1")
         manager.beat()
-        assert heard(receiver) == ["WATCHDOG=1"]
+        manager.beat()
+        assert heard(receiver)[1:] == ["WATCHDOG=1"]
 
 
 def test_it_beats_for_as_long_as_the_loop_turns(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
 
     async def some_time(manager: InitSystem) -> None:
+        manager.ready("http://127.0.0.1:1")
         beating = asyncio.create_task(manager.beats())
         await asyncio.sleep(0.2)
         beating.cancel()
 
     with listening(address) as receiver:
         asyncio.run(some_time(InitSystem.adopt({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})))
-        assert len(heard(receiver)) >= 2
+        assert len(heard(receiver)) >= 3
 
 
 def test_who_asks_for_no_beat_costs_no_task() -> None:
