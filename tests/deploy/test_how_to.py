@@ -75,6 +75,7 @@ def test_a_new_operator_comes_to_a_service_that_serves_over_tls_and_comes_back(
     assert '{"status":"ready"}' in follow(machine, "5. TLS: nginx in front")
     assert machine.try_("runuser -u qimem -- cat /etc/qimem/root.key").returncode != 0
     under_attack(machine)
+    with_a_database_of_its_own(machine)
 
 
 def under_attack(machine: Machine) -> None:
@@ -100,4 +101,21 @@ def under_attack(machine: Machine) -> None:
     machine.run("echo 'nonsense = 1' >> /etc/qimem/qimem.toml")
     assert machine.try_("systemctl start qimem").returncode != 0
     assert (shown(machine, "ExecMainStatus"), shown(machine, "NRestarts")) == ("78", "0")
-    assert machine.run("cat /etc/qimem/root.key | wc -c").strip() == "32"
+    machine.run("sed -i '$d' /etc/qimem/qimem.toml")
+
+
+def with_a_database_of_its_own(machine: Machine) -> None:
+    """Service and commands are given the URL, and nobody else sees it."""
+    machine.run("umask 077; echo postgresql://qimem:hunter2@127.0.0.1/qimem > /etc/qimem/database-url")
+    said = machine.run("qimem-admin config check -o json")
+    assert '"origin": "/run/credentials/qimem-admin-' in said
+    assert "hunter2" not in said
+    machine.run(steps()["PostgreSQL"][3] + "; systemctl daemon-reload")
+    # There is no such database here: it is asked for, and asked for again.
+    assert machine.try_("systemctl start qimem").returncode != 0
+    eventually(lambda: shown(machine, "NRestarts") not in ("", "0"), seconds=20)
+    assert shown(machine, "ExecMainStatus") != "78"
+    assert "storage" in machine.run("journalctl -u qimem -o cat")
+    assert "hunter2" not in machine.run(
+        "journalctl -u qimem -o cat; systemctl show qimem; systemctl cat qimem"
+    )

@@ -103,6 +103,7 @@ def test_that_it_serves_is_told_to_one_that_is_slow_to_read(tmp_path: Path) -> N
             manager.stopping()
         telling = threading.Thread(target=manager.ready, args=("http://127.0.0.1:1",))
         telling.start()
+        telling.join(0.2)
         found = []
         while telling.is_alive():
             found += heard(receiver)
