@@ -21,7 +21,7 @@ REMOTE = re.compile(r"(?:https?|git\+|ssh|file)://?")
 
 GLIB = re.compile(r"\b(?:simply|just|easy|easily|obviously)\b", re.IGNORECASE)
 
-LOCKS = ("requirements/base.txt", "requirements/dev.txt")
+LOCKS = ("requirements/base.txt", "requirements/dev.txt", "requirements/run.txt")
 PLACES_THAT_NAME_OPTIONS = {"Makefile"}
 FOREIGN = ("tests/vectors/", "LICENSE")
 
@@ -108,8 +108,9 @@ def pins(lock: str) -> dict[str, str]:
 
 
 def test_development_uses_the_versions_that_are_shipped() -> None:
-    shipped, used = (pins(lock) for lock in LOCKS)
-    assert shipped.items() <= used.items()
+    shipped, used, run = (pins(lock) for lock in LOCKS)
+    assert run.items() <= shipped.items() <= used.items()
+    assert shipped.keys() - run.keys() >= {"hatchling"}
 
 
 def test_every_declared_dependency_is_locked() -> None:
@@ -117,6 +118,7 @@ def test_every_declared_dependency_is_locked() -> None:
     for lock, wanted in (
         (LOCKS[0], project["project"]["dependencies"] + project["build-system"]["requires"]),
         (LOCKS[1], project["project"]["optional-dependencies"]["dev"]),
+        (LOCKS[2], project["project"]["dependencies"]),
     ):
         names = {re.split(r"[\[=><]", requirement)[0].lower() for requirement in wanted}
         assert names <= pins(lock).keys()
@@ -137,5 +139,5 @@ def test_the_locked_build_backend_is_the_declared_one() -> None:
 
 
 def test_what_may_be_run_is_executable() -> None:
-    for name in (".ci/run", "tools/prepare"):
+    for name in (".ci/run", "tools/prepare", "deploy/install", "deploy/make-secrets"):
         assert Path(ROOT / name).stat().st_mode & 0o111 == 0o111, name

@@ -2,7 +2,7 @@
 
 The file is `--config F`, else `qimem.toml` in the working directory if there is one. A variable is
 named `QIMEM_<SECTION>__<FIELD>`; `QIMEM_BIND`, `QIMEM_MODE` and `DATABASE_URL` are read as well.
-Secrets come from files and credentials, never from the configuration file.
+Secrets come from files and credentials, never from the configuration file: `<option>_file` names one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from qimem.config.refusal import Misconfigured, Mistake
 from qimem.config.schema import SECTIONS, Settings, TlsSettings, build, options
+from qimem.config.secret_file import read_line
 from qimem.config.values import Address
 from qimem.kernel.secret import SecretText
 from qimem.outbound.target import parse_target
@@ -25,10 +26,7 @@ from qimem.outbound.target import parse_target
 DEFAULT_FILE = Path("qimem.toml")
 ALIASES = {"QIMEM_BIND": "server.bind", "QIMEM_MODE": "database.mode", "DATABASE_URL": "database.url"}
 _SECRET_NAME = re.compile(r"password|secret|token|root_?key$|private_?key|passphrase")
-_MAY_HOLD_PASSWORD = {
-    "database.url": "leave the password out and use PGPASSFILE, or set DATABASE_URL",
-    "limits.valkey_url": "set QIMEM_LIMITS__VALKEY_URL",
-}
+_MAY_HOLD_PASSWORD = ("database.url", "limits.valkey_url")
 _SECRET_HINT = "keep secrets in a file of mode 0600 or a systemd credential, and name the file"  # noqa: S105
 
 
@@ -69,6 +67,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], *, file: Path 
     given |= _from_file(file, mistakes)
     given |= _from_environment(environ, mistakes)
     given |= {option: Given(raw, _flag(option)) for option, raw in flags.items() if raw is not None}
+    given |= _from_named_files(given, mistakes)
     chosen: dict[str, object] = {}
     for option, (raw, origin) in given.items():
         try:
@@ -232,13 +231,31 @@ def _from_file(file: Path | None, mistakes: list[Mistake]) -> dict[str, Given]:
     return found
 
 
+def _from_named_files(given: Mapping[str, Given], mistakes: list[Mistake]) -> dict[str, Given]:
+    found: dict[str, Given] = {}
+    for option in _MAY_HOLD_PASSWORD:
+        named = given.get(f"{option}_file")
+        # What is no path is told of like any other value that cannot be read.
+        if named is None or not isinstance(named.raw, str) or not named.raw:
+            continue
+        if option in given:
+            mistakes.append(Mistake(named.origin, f"{option}_file", f"contradicts {given[option].origin}"))
+            continue
+        try:
+            found[option] = Given(read_line(Path(named.raw)), named.raw)
+        except ValueError as error:
+            mistakes.append(Mistake(named.origin, f"{option}_file", str(error)))
+    return found
+
+
 def _one(origin: str, option: str, raw: object, mistakes: list[Mistake]) -> dict[str, Given]:
     names = dict(options())
     if option not in names:
         mistakes.append(_unknown(origin, option, names))
         return {}
     if option in _MAY_HOLD_PASSWORD and isinstance(raw, str) and _holds_password(raw):
-        mistakes.append(Mistake(origin, option, "holds a password", _MAY_HOLD_PASSWORD[option]))
+        hint = f"write the URL into a file of mode 0600, and name that with {option}_file"
+        mistakes.append(Mistake(origin, option, "holds a password", hint))
         return {}
     return {option: Given(raw, origin)}
 

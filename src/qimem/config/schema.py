@@ -79,6 +79,9 @@ class DatabaseSettings:
     url: SecretText | None = _option(
         None, values.database_url, "PostgreSQL to use in place of the embedded database."
     )
+    url_file: Path | None = _option(
+        None, values.path, "File that holds database.url, which may then hold a password."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,9 @@ class LimitsSettings:
     )
     valkey_url: SecretText | None = _option(
         None, values.valkey_url, "Valkey or Redis (7.0 or newer) in which several nodes count together."
+    )
+    valkey_url_file: Path | None = _option(
+        None, values.path, "File that holds limits.valkey_url, which may then hold a password."
     )
     nodes: int = _option(
         2,

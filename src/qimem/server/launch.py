@@ -17,6 +17,7 @@ from qimem.kernel.refusal import Refused
 from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import configure, logger
 from qimem.server.directories import in_memory
+from qimem.server.notify import InitSystem
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
 from qimem.server.tls import SharedMaterial, load, renewal_from_files, secured, secures_admin, use
@@ -71,6 +72,7 @@ def launch(plan: Plan) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # They are read, and the database's password may be among them.
     erase_variables(filter(is_setting, os.environ))
+    init_system = InitSystem.adopt(os.environ)
     configure(level=plan.settings.log.level, format=plan.settings.log.format)
     with ExitStack() as stack:
         settings = plan.settings
@@ -78,6 +80,7 @@ def launch(plan: Plan) -> int:
         if settings.database.mode == "stateless":
             settings = stack.enter_context(in_memory(settings))
         if settings.server.workers == 1:
+<<<<<<< HEAD
             return _run_here(plan, settings, bound)
         return _run_workers(plan, settings, bound)
 
@@ -102,10 +105,29 @@ class _Bound:
 
 
 def _run_here(plan: Plan, settings: Settings, bound: _Bound) -> int:
+=======
+            return _run_here(plan, settings, listener, admin, init_system)
+        return _run_workers(plan, settings, listener, admin, init_system)
+
+
+def _run_here(
+    plan: Plan,
+    settings: Settings,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    init_system: InitSystem,
+) -> int:
+>>>>>>> deploy/deploy
     from qimem.bootstrap.serving import start  # noqa: PLC0415
     from qimem.server.http import Listeners, Stop, runner, serve  # noqa: PLC0415
 
+<<<<<<< HEAD
     stop = Stop()
+=======
+    url = base_url(listener)
+    stop = Stop(init_system.stopping)
+    beats: list[asyncio.Task[None]] = []
+>>>>>>> deploy/deploy
     with runner() as loop:
         stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
         if not plan.throw_away:
@@ -120,6 +142,8 @@ def _run_here(plan: Plan, settings: Settings, bound: _Bound) -> int:
         async def listening() -> None:
             serving = Serving(settings, bound.url, opened.installed, bound.admin_url)
             await asyncio.to_thread(plan.announce, serving)
+            await asyncio.to_thread(init_system.ready, url)
+            beats.append(asyncio.create_task(init_system.beats()))
 
         admin_tls = tls if secures_admin(settings) else None
         listeners = Listeners(bound.listener, tls, bound.admin, admin_tls)
@@ -128,6 +152,7 @@ def _run_here(plan: Plan, settings: Settings, bound: _Bound) -> int:
     return 0
 
 
+<<<<<<< HEAD
 def _run_workers(plan: Plan, settings: Settings, bound: _Bound) -> int:
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
@@ -136,6 +161,21 @@ def _run_workers(plan: Plan, settings: Settings, bound: _Bound) -> int:
     with Supervisor(settings.server.workers, inherited=(*shared, shown.descriptor)) as supervisor:
         if settings.tls.cert is not None:
             shown.put(load(settings.tls))
+=======
+def _run_workers(
+    plan: Plan,
+    settings: Settings,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    init_system: InitSystem,
+) -> int:
+    from qimem.server import worker  # noqa: PLC0415
+    from qimem.server.order import Order  # noqa: PLC0415
+
+    url = base_url(listener)
+    shared = _shared_memory()
+    with Supervisor(settings.server.workers, inherited=shared, init_system=init_system) as supervisor:
+>>>>>>> deploy/deploy
         _import_all(settings)
         supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, bound.url))
@@ -150,9 +190,19 @@ def _run_workers(plan: Plan, settings: Settings, bound: _Bound) -> int:
             None if bound.admin is None else _shared(bound.admin),
             None if settings.tls.cert is None else shown.descriptor,
         )
+<<<<<<< HEAD
         serving = Serving(settings, bound.url, opened.installed, bound.admin_url)
         renew = renewal_from_files(settings.tls, shown.put)
         return supervisor.run(order, lambda: plan.announce(serving), renew)
+=======
+        serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
+
+        def serves() -> None:
+            plan.announce(serving)
+            init_system.ready(url)
+
+        return supervisor.run(order, serves)
+>>>>>>> deploy/deploy
 
 
 def _shared(listener: socket.socket) -> tuple[str, int]:

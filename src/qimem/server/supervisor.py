@@ -33,6 +33,7 @@ from qimem.kernel.limits import DRAIN_SECONDS, HEARTBEAT_MISSED_SECONDS, WORKER_
 from qimem.kernel.refusal import Refused
 from qimem.observability.logging import logger
 from qimem.server.forked import Forked
+from qimem.server.notify import InitSystem
 from qimem.server.worker import READY, REFUSAL
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Supervisor:
         command: How a worker is started that is not forked; two descriptors are appended.
         inherited: Further descriptors that every worker has, under the same numbers.
         silence_seconds: How long a serving worker may say nothing.
+        init_system: Who wants to hear that this process is alive, and when it stops.
     """
 
     def __init__(
@@ -91,10 +93,12 @@ class Supervisor:
         command: Sequence[str] = WORKER_COMMAND,
         inherited: Sequence[int] = (),
         silence_seconds: float = HEARTBEAT_MISSED_SECONDS,
+        init_system: InitSystem | None = None,
     ) -> None:
         self._command = tuple(command)
         self._inherited = tuple(inherited)
         self._silence_seconds = silence_seconds
+        self._init_system = init_system or InitSystem()
         self._slots = [_Slot(number) for number in range(1, workers + 1)]
         self._selector = selectors.DefaultSelector()
         self._stopping = False
@@ -152,6 +156,7 @@ class Supervisor:
             Refused: a worker refused the first start, in its words.
         """
         while not self._stopping:
+            self._init_system.beat()
             failed = self._turn(order, announce)
             self._renew(renew)
             if failed is not None:
@@ -304,6 +309,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Ask every worker to finish, and end those that do not in time."""
+        self._init_system.stopping()
         deadline = time.monotonic() + DRAIN_SECONDS - _KILL_SECONDS
         alive = [slot for slot in self._slots if slot.process is not None]
         for slot in alive:

@@ -1,0 +1,1 @@
+"""The files of `deploy/`: read, checked, and run as they are written."""
