@@ -26,12 +26,16 @@ import pytest
 
 from tests.support.api import PASSWORD, Person, World
 from tests.support.broken_server import broken
+from tests.support.nodes import Machines
 from tests.support.processes import eventually
 from tests.support.server import Server, ok
+from tests.support.volume import volume
 
 T = TypeVar("T")
 
 DATABASES = ("sqlite", "postgresql")
+PLACES = ("sqlite", *("postgresql",)[: volume(1)], "two nodes")
+"""The daily run does on two nodes of PostgreSQL what it would do on one."""
 CARELESS = (
     "rotates_what_it_saw_before",
     "spends_what_it_saw_unspent",
@@ -40,7 +44,7 @@ CARELESS = (
 )
 """Faults that do not disturb each other: one server has them all."""
 
-WIRES_PER_WORKER = 4
+WIRES = 8
 _OPENED_AT_ONCE = 24
 _QUIET_SECONDS = 0.15
 _SPREAD_SECONDS = 30.0
@@ -184,24 +188,27 @@ def stopped(*pids: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def spread(server: Server, token: str | None = None) -> Iterator[list[Wire]]:
-    """Eight connections, of which every worker serves the same number; neighbors belong to different workers.
+    """Eight connections, of which every worker of every node serves the same number.
 
-    Which worker serves which is found out, not assumed: see `_find_owners`.
+    Neighbors belong to different workers, and to different nodes. Which worker serves which is found out, not
+    assumed: see `_find_owners`.
     """
-    pids = worker_pids(server)
-    assert len(pids) == server.workers
+    pids = [pid for row in zip(*map(worker_pids, server.nodes), strict=True) for pid in row]
+    assert len(pids) == server.workers * len(server.nodes)
     chosen: dict[int, list[Wire]] = {pid: [] for pid in pids}
+    share = WIRES // len(pids)
     deadline = time.monotonic() + _SPREAD_SECONDS
     with contextlib.ExitStack() as stack:
-        while min(map(len, chosen.values())) < WIRES_PER_WORKER:
+        while min(map(len, chosen.values())) < share:
             assert time.monotonic() < deadline, "the connections do not reach every worker"
             opened = [
-                stack.enter_context(contextlib.closing(Wire(server.url, token)))
-                for _ in range(_OPENED_AT_ONCE)
+                stack.enter_context(contextlib.closing(Wire(node.url, token)))
+                for node in server.nodes
+                for _ in range(_OPENED_AT_ONCE // len(server.nodes))
             ]
             _find_owners(opened, pids, deadline)
             for wire in opened:
-                if len(chosen[wire.worker]) < WIRES_PER_WORKER:
+                if len(chosen[wire.worker]) < share:
                     chosen[wire.worker].append(wire)
                 else:
                     wire.close()
@@ -381,7 +388,10 @@ def shared_server(request: pytest.FixtureRequest, kind: str, *faults: str) -> Se
 
 
 def new_server(request: pytest.FixtureRequest, directory: Path, kind: str, *faults: str) -> Server:
-    """Two workers on an empty database; with faults, a server that is broken on purpose."""
+    """Two workers on an empty database, or on each of two nodes; with faults, a server that is broken on purpose."""
+    if kind == "two nodes":
+        machines: Machines = request.getfixturevalue("machines")
+        return machines.nodes(directory)
     url = None
     if kind == "postgresql":
         url = request.getfixturevalue("postgres_cluster").create(migrated=False)

@@ -44,10 +44,15 @@ class Cluster:
 
     Args:
         place: Where its directory is made; everybody may pass through it. By default in memory.
+        host: The address that it listens on.
+        guests: Network, as CIDR, of other machines that it lets in.
         settings: Those that differ.
     """
 
-    def __init__(self, place: Path | None = None, **settings: str) -> None:
+    def __init__(
+        self, place: Path | None = None, host: str = "127.0.0.1", guests: str | None = None, **settings: str
+    ) -> None:
+        self.host = host
         memory = Path("/dev/shm")
         place = place or (memory if memory.is_dir() else None)
         self.directory = Path(tempfile.mkdtemp(prefix="qimem-pg-", dir=place))
@@ -67,13 +72,16 @@ class Cluster:
             command, check=True, capture_output=True, cwd=self.directory, extra_groups=[] if self._user else None,
             **self._user,
         )  # fmt: skip
+        if guests is not None:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.writelines(f"host {what} all {guests} trust\n" for what in ("all", "replication"))
         self.process = self.start()
         self._admin(f"CREATE DATABASE {_TEMPLATE}")
         migrate_postgres(self.url(_TEMPLATE))
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server on the same data and port."""
-        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.directory,
+        settings = {"listen_addresses": self.host, "port": self.port, "unix_socket_directories": self.directory,
                     "fsync": "off", "full_page_writes": "off",
                     "max_connections": 200, "shared_buffers": "32MB", "autovacuum": "off"} | self._settings  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -88,7 +96,7 @@ class Cluster:
 
     def url(self, database: str) -> str:
         """Where one of its databases is."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{self.host}:{self.port}/{database}"
 
     def create(self, *, migrated: bool = True) -> str:
         """URL of a new database, empty or with the schema."""

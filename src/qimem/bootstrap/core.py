@@ -99,7 +99,7 @@ class Core:
         self.database = database
         self.clock = clock
         self.keyring = Keyring(root_key, database, KEYS)
-        self.caches = RealmCaches(database, database, self.keyring.forget)
+        self.caches = RealmCaches(database, database.deciding, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         self.issuers = Issuers(external_url)
         self.default_tier = UNLIMITED_TIER if throw_away else DEFAULT_TIER

@@ -115,6 +115,17 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
         found.append(
             Mistake(origins["server.workers"], "server.workers", "a server in memory has one worker")
         )
+    if settings.consistency.mode == "bounded" and (
+        settings.database.url is None or settings.database.mode == "stateless"
+    ):
+        found.append(
+            Mistake(
+                origins["consistency.mode"],
+                "consistency.mode",
+                "bounded is for PostgreSQL: on the embedded database strict costs nothing",
+                "remove the option, or set DATABASE_URL",
+            )
+        )
     if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
         found.append(
             Mistake(
