@@ -34,21 +34,23 @@ class Machines:
             finally:
                 cluster.stop()
 
-    def nodes(self, directory: Path, *, workers: int = 2, **environment: str) -> Server:
-        """A node on `a`, with one on `b` as its peer, on an empty database."""
+    def nodes(self, directory: Path) -> Server:
+        """A node of two workers on `a`, with another one on `b` as its peer, on an empty database."""
         url = self.cluster.create(migrated=False)
-        first, second = (
-            Server(
-                directory / machine,
-                workers=workers,
-                database_url=url,
-                environment=environment,
-                machine=partial(self.network.inside, machine),
-                address=self.network.address(machine),
-            )
-            for machine in (A, B)
-        )
-        for node in (first, second):
-            node.directory.mkdir()
-        first.peers.append(second)
+        first = self.node(A, directory / A, url)
+        first.peers.append(self.node(B, directory / B, url))
         return first
+
+    def node(
+        self, machine: str, directory: Path, url: str, *, workers: int = 2, **environment: str
+    ) -> Server:
+        """One node of an installation."""
+        directory.mkdir()
+        return Server(
+            directory,
+            workers=workers,
+            database_url=url,
+            environment=environment,
+            machine=partial(self.network.inside, machine),
+            address=self.network.address(machine),
+        )
