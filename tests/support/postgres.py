@@ -46,11 +46,17 @@ class Cluster:
         place: Where its directory is made; everybody may pass through it. By default in memory.
         host: The address that it listens on.
         guests: Network, as CIDR, of other machines that it lets in.
+        primary: The server whose standby it is, from a copy of its data on.
         settings: Those that differ.
     """
 
     def __init__(
-        self, place: Path | None = None, host: str = "127.0.0.1", guests: str | None = None, **settings: str
+        self,
+        place: Path | None = None,
+        host: str = "127.0.0.1",
+        guests: str | None = None,
+        primary: Cluster | None = None,
+        **settings: str,
     ) -> None:
         self.host = host
         memory = Path("/dev/shm")
@@ -66,18 +72,34 @@ class Cluster:
         self.port = _free_port()
         self._numbers = itertools.count(1)
         self._bin = programs()
-        command = [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                   "--locale=C", "--no-sync", "--no-instructions"]  # fmt: skip
-        subprocess.run(
-            command, check=True, capture_output=True, cwd=self.directory, extra_groups=[] if self._user else None,
-            **self._user,
-        )  # fmt: skip
+        if primary is None:
+            self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync",
+                      "--no-instructions")  # fmt: skip
+        else:
+            self._run("pg_basebackup", "-h", primary.host, "-p", str(primary.port), "-U", "postgres", "-R",
+                      "-c", "fast", "--no-sync")  # fmt: skip
         if guests is not None:
             with (self._data / "pg_hba.conf").open("a") as rules:
                 rules.writelines(f"host {what} all {guests} trust\n" for what in ("all", "replication"))
         self.process = self.start()
-        self._admin(f"CREATE DATABASE {_TEMPLATE}")
-        migrate_postgres(self.url(_TEMPLATE))
+        if primary is None:
+            self._admin(f"CREATE DATABASE {_TEMPLATE}")
+            migrate_postgres(self.url(_TEMPLATE))
+
+    def _run(self, program: str, *options: str) -> None:
+        subprocess.run(
+            [self._bin / program, "-D", self._data, *options], check=True, capture_output=True, cwd=self.directory,
+            extra_groups=[] if self._user else None, **self._user,
+        )  # fmt: skip
+
+    def wait_for(self, standbys: str) -> None:
+        """Have every commit wait for a standby, from now on."""
+        self._admin(f"ALTER SYSTEM SET synchronous_standby_names = '{standbys}'")
+        self._admin("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """A standby takes over; when this returns it takes writes."""
+        assert self.execute("SELECT pg_promote()") == [(True,)]
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server on the same data and port."""
