@@ -30,13 +30,13 @@ run: ## Serve on embedded SQLite in DATA at BIND; initialises at the first start
 	@exec $(BIN)/qimem serve --data-dir '$(DATA)' --bind '$(BIND)' $(ARGS)
 
 test: ## Everything: lint, types, structure, all tests on SQLite and PostgreSQL
-	@tools/prepare dev postgresql chromium wrk cc filesystems node redis
+	@tools/prepare dev postgresql chromium wrk cc filesystems node redis network
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(ARGS)
 	$(BIN)/python -m pytest $(ALONE) $(ARGS)
 
 acceptance: ## Full counts of the long tests, resumable (ONLY=name); results in acceptance-results/
-	@tools/prepare dev postgresql chromium cc filesystems node redis
+	@tools/prepare dev postgresql chromium cc filesystems node redis network
 	$(BIN)/python -m tests.acceptance $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 mutation: ## Change the security code in a thousand ways; 9 of 10 must be found (half an hour; ARGS=names)

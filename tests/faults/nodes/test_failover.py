@@ -67,7 +67,7 @@ def take_over(place: Path, how: str) -> list[str]:
     """Load, the end of the primary, the standby's promotion, and the time after it; what went wrong."""
     with (
         two_servers() as (two, url),
-        a_world(Server(place, workers=2, database_url=url)) as world,
+        a_world(Server(place, workers=volume(2, share=0.5), database_url=url)) as world,
         contextlib.closing(Wire(world.server.url)) as wire,
     ):
         person = tireless(world)
