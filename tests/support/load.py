@@ -34,13 +34,14 @@ from tests.support.volume import volume
 T = TypeVar("T")
 
 DATABASES = ("sqlite", "postgresql")
-PLACES = ("sqlite", *("postgresql",)[: volume(1)], "two nodes")
+PLACES = ("sqlite", *("postgresql",)[: volume(1, share=0, least=0)], "two nodes")
 """The daily run does on two nodes of PostgreSQL what it would do on one."""
 CARELESS = (
     "rotates_what_it_saw_before",
     "spends_what_it_saw_unspent",
     "forgets_what_it_answered",
     "leases_without_writing",
+    "forgets_used_codes",
 )
 """Faults that do not disturb each other: one server has them all."""
 
@@ -391,7 +392,7 @@ def new_server(request: pytest.FixtureRequest, directory: Path, kind: str, *faul
     """Two workers on an empty database, or on each of two nodes; with faults, a server that is broken on purpose."""
     if kind == "two nodes":
         machines: Machines = request.getfixturevalue("machines")
-        return machines.nodes(directory)
+        return machines.nodes(directory, broken(directory, *faults) if faults else {})
     url = None
     if kind == "postgresql":
         url = request.getfixturevalue("postgres_cluster").create(migrated=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,11 +34,11 @@ class Machines:
             finally:
                 cluster.stop()
 
-    def nodes(self, directory: Path) -> Server:
+    def nodes(self, directory: Path, environment: Mapping[str, str]) -> Server:
         """A node of two workers on `a`, with another one on `b` as its peer, on an empty database."""
         url = self.cluster.create(migrated=False)
-        first = self.node(A, directory / A, url)
-        first.peers.append(self.node(B, directory / B, url))
+        first = self.node(A, directory / A, url, **environment)
+        first.peers.append(self.node(B, directory / B, url, **environment))
         return first
 
     def node(

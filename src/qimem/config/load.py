@@ -111,7 +111,19 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
                 f"{admin} is where the server itself listens",
             )
         )
-    if settings.database.mode == "stateless" and server.workers > 1:
+    found += _of_database(settings, origins)
+    if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
+        found.append(
+            Mistake(
+                origins["seal.root_key_file"], "seal.root_key_file", "contradicts seal.source = credential"
+            )
+        )
+    return found
+
+
+def _of_database(settings: Settings, origins: Mapping[str, str]) -> list[Mistake]:
+    found = []
+    if settings.database.mode == "stateless" and settings.server.workers > 1:
         found.append(
             Mistake(origins["server.workers"], "server.workers", "a server in memory has one worker")
         )
@@ -124,12 +136,6 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
                 "consistency.mode",
                 "bounded is for PostgreSQL: on the embedded database strict costs nothing",
                 "remove the option, or set DATABASE_URL",
-            )
-        )
-    if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
-        found.append(
-            Mistake(
-                origins["seal.root_key_file"], "seal.root_key_file", "contradicts seal.source = credential"
             )
         )
     return found
