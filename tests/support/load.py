@@ -74,7 +74,7 @@ class Reply:
 class Wire:
     """One kept-alive connection. Use from one thread at a time; an answer belongs to the oldest request."""
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float = 30) -> None:
+    def __init__(self, url: str, token: str | None = None, *, node: int = 0, timeout: float = 30) -> None:
         place = urlsplit(url)
         self._host = place.netloc
         self._socket = socket.create_connection((place.hostname, place.port), timeout=timeout)
@@ -82,6 +82,7 @@ class Wire:
         self._read = b""
         self._sent: list[int] = []
         self.token = token
+        self.node = node
         self.worker = 0
 
     def fileno(self) -> int:
@@ -194,20 +195,20 @@ def spread(server: Server, token: str | None = None) -> Iterator[list[Wire]]:
     Neighbors belong to different workers, and to different nodes. Which worker serves which is found out, not
     assumed: see `_find_owners`.
     """
-    pids = [pid for row in zip(*map(worker_pids, server.nodes), strict=True) for pid in row]
-    assert len(pids) == server.workers * len(server.nodes)
-    chosen: dict[int, list[Wire]] = {pid: [] for pid in pids}
-    share = WIRES // len(pids)
+    rows = list(zip(*map(worker_pids, server.nodes), strict=True))
+    assert len(rows) == server.workers
+    chosen: dict[int, list[Wire]] = {pid: [] for row in rows for pid in row}
+    share = WIRES // len(chosen)
     deadline = time.monotonic() + _SPREAD_SECONDS
     with contextlib.ExitStack() as stack:
         while min(map(len, chosen.values())) < share:
             assert time.monotonic() < deadline, "the connections do not reach every worker"
             opened = [
-                stack.enter_context(contextlib.closing(Wire(node.url, token)))
-                for node in server.nodes
+                stack.enter_context(contextlib.closing(Wire(node.url, token, node=number)))
+                for number, node in enumerate(server.nodes)
                 for _ in range(_OPENED_AT_ONCE // len(server.nodes))
             ]
-            _find_owners(opened, pids, deadline)
+            _find_owners(opened, rows, deadline)
             for wire in opened:
                 if len(chosen[wire.worker]) < share:
                     chosen[wire.worker].append(wire)
@@ -216,15 +217,15 @@ def spread(server: Server, token: str | None = None) -> Iterator[list[Wire]]:
         yield [wire for row in zip(*chosen.values(), strict=True) for wire in row]
 
 
-def _find_owners(wires: Sequence[Wire], pids: Sequence[int], deadline: float) -> None:
-    # What answers while all other workers stand still is served by the one that does not. The
+def _find_owners(wires: Sequence[Wire], rows: Sequence[Sequence[int]], deadline: float) -> None:
+    # What answers while all other workers of its node stand still is served by the one that does not. The
     # descriptors of a hardened process cannot be read by its own user, so /proc does not tell everyone.
     unknown = set(wires)
     while unknown:
         assert time.monotonic() < deadline, "some connections are served by no worker"
-        for pid in pids:
+        for row in rows:
             waiting = set(unknown)
-            with stopped(*(other for other in pids if other != pid)):
+            with stopped(*(pid for other in rows if other != row for pid in other)):
                 for wire in waiting:
                     wire.send(*get("/health"))
                 while waiting:
@@ -233,7 +234,7 @@ def _find_owners(wires: Sequence[Wire], pids: Sequence[int], deadline: float) ->
                         break
                     for wire in readable:
                         assert wire.receive().status == 200
-                        wire.worker = pid
+                        wire.worker = row[wire.node]
                     waiting.difference_update(readable)
             unknown &= waiting
             for wire in waiting:

@@ -153,6 +153,20 @@ def through_a_stop(pair: Pair, seconds: float) -> list[Reply]:
         return [after.get(KEYS), before.receive()]
 
 
+def changes(pair: Pair, count: int) -> list[str]:
+    """What b answers to whoever was revoked on a and changes something at once, on a connection that was served by lease."""
+    findings = []
+    for number in range(count):
+        if number % 400 == 399:
+            pair.sign_in()
+        token = pair.token()
+        with pair.warm(token) as wire:
+            pair.revoke(token)
+            reply = wire.post(KEYS, {})
+            findings += [f"let in: {reply}"] if reply.short != REVOKED else []
+    return findings
+
+
 def turns(pair: Pair, rounds: int) -> list[str]:
     """Both nodes rotate one key at once, by the id of its active version; what went wrong."""
     findings = []
@@ -184,6 +198,11 @@ def test_what_one_node_revokes_the_other_refuses(pair: Pair) -> None:
 
 
 @pytest.mark.acceptance
+def test_who_was_revoked_changes_nothing_from_that_moment_on(pair: Pair) -> None:
+    assert changes(pair, volume(1_000)) == []
+
+
+@pytest.mark.acceptance
 @pytest.mark.parametrize(("pair", "cut"), CASES, indirect=["pair"])
 def test_a_node_that_is_cut_off_refuses_within_its_bound_and_heals(pair: Pair, cut: str) -> None:
     for _ in range(volume(5, share=0.2)):
@@ -212,6 +231,8 @@ def test_of_two_nodes_that_rotate_one_key_at_once_one_wins_each_version(pair: Pa
 def test_a_lease_of_a_second_is_found_out(trusting: Pair) -> None:
     trusting.sign_in()
     assert max(revocations(trusting, 1)) > trusting.lease
+    # What changes something needs no lease, however long it is.
+    assert changes(trusting, 1) == []
     found = through_a_cut(trusting, CUTS["answers vanish"], 0.5)
     assert any(finding.startswith("let in") for finding in found)
     # What was looked up under a lease from before another change is not remembered; this needs a new one.
