@@ -15,7 +15,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit
 
 # Of the tests with whole servers, these are not timed, and most of their time they wait: no neighbour disturbs them.
 BESIDE = $(addprefix tests/e2e/test_, story.py outside_verifiers.py torn_log.py hardening.py \
-	crash.py idempotency_race.py revocation.py rotate_race.py strict_consistency.py)
+	crash.py idempotency_race.py one_time_race.py revocation.py rotate_race.py strict_consistency.py)
 # What looks at the clock, or at all of the machine, runs alone.
 ALONE = tests/bench $(filter-out $(BESIDE), $(sort $(wildcard tests/e2e/test_*.py))) tests/faults tests/fuzz
 

@@ -132,19 +132,11 @@ class Server:
     def token(self) -> str:
         """The operator's token, over HTTP."""
         known = self.credentials
-        answer = httpx.post(
-            f"{self.url}/v1/auth/token",
-            json={
-                "client_id": known["client_id"],
-                "client_secret": known["client_secret"],
-                "realm_id": known["realm_id"],
-                "username": known["username"],
-                "password": known["password"],
-            },
-            verify=self.verify,
-        )
-        assert answer.status_code == 200, answer.text
-        return answer.json()["access_token"]
+        body = {
+            name: known[name] for name in ("client_id", "client_secret", "realm_id", "username", "password")
+        }
+        url = f"{self.url}/v1/auth/token"
+        return patiently(lambda: httpx.post(url, json=body, verify=self.verify))["access_token"]
 
     def client(self, token: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -157,6 +149,14 @@ def ok(answer: httpx.Response) -> dict[str, Any]:
     """The JSON of a 200."""
     assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
     return answer.json()
+
+
+def patiently(ask: Callable[[], httpx.Response]) -> dict[str, Any]:
+    """The JSON of a 200, asked for again while storage does not answer in time: on a busy machine that is no finding."""
+    deadline = time.monotonic() + READY_SECONDS / 2
+    while (answer := ask()).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return ok(answer)
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
