@@ -15,7 +15,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit
 
 # Of the tests with whole servers, these are not timed, and most of their time they wait: no neighbour disturbs them.
 BESIDE = $(addprefix tests/e2e/test_, story.py outside_verifiers.py torn_log.py hardening.py \
-	crash.py idempotency_race.py revocation.py rotate_race.py strict_consistency.py)
+	crash.py idempotency_race.py one_time_race.py revocation.py rotate_race.py strict_consistency.py)
 # What looks at the clock, or at all of the machine, runs alone.
 ALONE = tests/bench $(filter-out $(BESIDE), $(sort $(wildcard tests/e2e/test_*.py))) tests/faults tests/fuzz
 
@@ -30,13 +30,13 @@ run: ## Serve on embedded SQLite in DATA at BIND; initialises at the first start
 	@exec $(BIN)/qimem serve --data-dir '$(DATA)' --bind '$(BIND)' $(ARGS)
 
 test: ## Everything: lint, types, structure, all tests on SQLite and PostgreSQL
-	@tools/prepare dev postgresql chromium wrk cc filesystems node redis nginx systemd namespaces
+	@tools/prepare dev postgresql chromium wrk cc filesystems node redis nginx systemd namespaces network
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(ARGS)
 	$(BIN)/python -m pytest $(ALONE) $(ARGS)
 
 acceptance: ## Full counts of the long tests, resumable (ONLY=name); results in acceptance-results/
-	@tools/prepare dev postgresql chromium cc filesystems node redis nginx systemd namespaces
+	@tools/prepare dev postgresql chromium cc filesystems node redis nginx systemd namespaces network
 	$(BIN)/python -m tests.acceptance $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 mutation: ## Change the security code in a thousand ways; 9 of 10 must be found (half an hour; ARGS=names)

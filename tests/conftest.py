@@ -11,6 +11,7 @@ import pytest
 from qimem.storage.database import DatabaseLocation, OpenDatabase
 from qimem.storage.postgres import PostgresDatabase
 from qimem.storage.sqlite import SqliteDatabase
+from tests.support.nodes import Machines
 from tests.support.postgres import Cluster
 
 # Installed programs have their bytecode. Where the environment forbids to write it, each of hundreds of servers
@@ -30,6 +31,13 @@ def postgres_cluster() -> Iterator[Cluster]:
     cluster = Cluster()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[Machines]:
+    """Three machines on a network of their own, and PostgreSQL on one of them."""
+    with Machines.made() as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tests.support.api import PASSWORD, Person, World
 from tests.support.load import (
     CARELESS,
-    DATABASES,
+    PLACES,
     Reply,
     Request,
     Wire,
@@ -111,7 +111,7 @@ def _judged(at_once: Sequence[Reply], afterwards: Sequence[Reply], *, secret: bo
     return findings
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=PLACES)
 def two_workers(request: pytest.FixtureRequest) -> Iterator[World]:
     """The operator of a sound server."""
     with operator_of(shared_server(request, request.param)) as world:

@@ -15,7 +15,7 @@ import pytest
 from tests.support.api import Person, World
 from tests.support.load import (
     CARELESS,
-    DATABASES,
+    PLACES,
     Query,
     Reply,
     Wire,
@@ -133,7 +133,7 @@ def statuses(replies: Sequence[Reply]) -> set[tuple[int, str | None]]:
     return {reply.short for reply in replies}
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=PLACES)
 def two_workers(request: pytest.FixtureRequest) -> Iterator[World]:
     """The operator of a sound server."""
     with operator_of(shared_server(request, request.param)) as world:

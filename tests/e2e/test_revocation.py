@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.api import PASSWORD, Person, World
-from tests.support.load import DATABASES, Wire, burst, get, operator_of, shared_server, spread
+from tests.support.load import PLACES, Wire, burst, get, operator_of, shared_server, spread
 from tests.support.server import ok
 from tests.support.volume import volume
 
@@ -147,7 +147,7 @@ def on_stage(world: World, play: Play, requests: int) -> list[str]:
     return scene.findings
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=PLACES)
 def two_workers(request: pytest.FixtureRequest) -> Iterator[World]:
     """The operator of a sound server."""
     with operator_of(shared_server(request, request.param)) as world:

@@ -15,6 +15,7 @@ from tests.support.api import World
 from tests.support.load import (
     CARELESS,
     DATABASES,
+    PLACES,
     Reply,
     Wire,
     a_world,
@@ -114,7 +115,7 @@ def on_eight_wires(world: World, race, rounds: int) -> list[str]:
     return findings
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=PLACES)
 def two_workers(request: pytest.FixtureRequest) -> Iterator[World]:
     """The operator of a sound server."""
     with operator_of(shared_server(request, request.param)) as world:

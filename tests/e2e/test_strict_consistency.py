@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.api import Person, World
 from tests.support.load import (
-    DATABASES,
+    PLACES,
     Reply,
     Seen,
     Wire,
@@ -189,20 +189,21 @@ def write_history(scene: Scene, count: int) -> None:
 
 def stop_a_worker(scene: Scene, seconds: int) -> None:
     """One worker stands still while a token and a key version die on the other; then it wakes."""
-    (sleeper, asleep), (_, awake) = of_each_worker(scene.wires).items()
+    (sleeper, asleep), *others = of_each_worker(scene.wires).items()
+    awake, half = [wire for _, wires in others for wire in wires], len(asleep) // 2
     dying = scene.person.login()["access_token"]
     live = scene.person.access_token
     scene.expect_versions(scene.encrypt_by("name"), 1, "before")
-    for wire in asleep[:2]:
+    for wire in asleep[:half]:
         wire.token = dying
-    scene.expect(burst(asleep[:2], get(KEYS)), 200, None, "before the revocation")
+    scene.expect(burst(asleep[:half], get(KEYS)), 200, None, "before the revocation")
     with stopped(sleeper):
         until = time.monotonic() + seconds
         awake[0].done(REVOKE, {"token": dying})
         awake[1].done(ROTATE, {"key_id": scene.key["key_id"]})
-        for wire in asleep[:2]:
+        for wire in asleep[:half]:
             wire.send(*get(KEYS))
-        for wire in asleep[2:]:
+        for wire in asleep[half:]:
             wire.send(*post(ENCRYPT, {"name": "orders", "input": "x"}))
         while True:
             # The others go on all the time, which is what fills the pause.
@@ -211,14 +212,14 @@ def stop_a_worker(scene: Scene, seconds: int) -> None:
             )
             if time.monotonic() > until:
                 break
-    scene.expect([wire.receive() for wire in asleep[:2]], 401, "invalid_token", "revoked while stopped")
-    scene.expect_versions([wire.receive() for wire in asleep[2:]], 2, "rotated while stopped")
+    scene.expect([wire.receive() for wire in asleep[:half]], 401, "invalid_token", "revoked while stopped")
+    scene.expect_versions([wire.receive() for wire in asleep[half:]], 2, "rotated while stopped")
     for wire in asleep:
         wire.token = live
     scene.expect_versions(scene.encrypt_by("name"), 2, "after")
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=PLACES)
 def two_workers(request: pytest.FixtureRequest) -> Iterator[World]:
     """The operator of a sound server."""
     with operator_of(shared_server(request, request.param)) as world:

@@ -14,6 +14,7 @@ from tests.support.broken_server import _replace
 MODULE = "broken_postgres"
 
 _LATE_SECONDS = 0.2
+_LONG_LEASE_SECONDS = 1.0
 _FOR_EVER_SECONDS = 60.0
 
 
@@ -24,6 +25,15 @@ def waits_for_its_database() -> None:
 
     _replace(patience, "STORAGE_ANSWER_SECONDS", _FOR_EVER_SECONDS)
     _replace(postgres_epochs, "STORAGE_ANSWER_SECONDS", _FOR_EVER_SECONDS)
+
+
+def believes_its_lease_for_a_second() -> None:
+    """A lease of a length that others call short."""
+    from qimem.storage import postgres_lease
+
+    _replace(postgres_lease, "LEASE_SECONDS", _LONG_LEASE_SECONDS)
+    _replace(postgres_lease, "LEASE_POLL_SECONDS", _LONG_LEASE_SECONDS)
+    _replace(postgres_lease, "LEASE_IDLE_SECONDS", 2 * _LONG_LEASE_SECONDS)
 
 
 def trusts_memory_without_its_database() -> None:

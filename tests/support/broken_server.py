@@ -173,6 +173,20 @@ def forgets_what_it_answered() -> None:
     _replace(IdempotencyRepository, "put", lambda *_: None)
 
 
+def forgets_used_codes() -> None:
+    """A code of a second factor is good as long as its time lasts."""
+    from qimem.storage.repositories.second_factors import SecondFactorRepository
+
+    _replace(SecondFactorRepository, "claim_step", lambda *_: True)
+
+
+def hashes_cheaply() -> None:
+    """Not a fault: what takes 23 ms takes none, so that races behind a password can be run by the hundred thousand."""
+    from qimem.crypto import passwords
+
+    _replace(passwords, "OWASP_MINIMUM", passwords.TESTING)
+
+
 def leases_without_writing() -> None:
     """Message counts are granted and not counted."""
     from qimem.storage.repositories.kms_keys import KeyRepository

@@ -26,21 +26,26 @@ import pytest
 
 from tests.support.api import PASSWORD, Person, World
 from tests.support.broken_server import broken
+from tests.support.nodes import Machines
 from tests.support.processes import eventually
 from tests.support.server import Server, ok
+from tests.support.volume import volume
 
 T = TypeVar("T")
 
 DATABASES = ("sqlite", "postgresql")
+PLACES = ("sqlite", *("postgresql",)[: volume(1, share=0, least=0)], "two nodes")
+"""The daily run does on two nodes of PostgreSQL what it would do on one."""
 CARELESS = (
     "rotates_what_it_saw_before",
     "spends_what_it_saw_unspent",
     "forgets_what_it_answered",
     "leases_without_writing",
+    "forgets_used_codes",
 )
 """Faults that do not disturb each other: one server has them all."""
 
-WIRES_PER_WORKER = 4
+WIRES = 8
 _OPENED_AT_ONCE = 24
 _QUIET_SECONDS = 0.15
 _SPREAD_SECONDS = 30.0
@@ -69,7 +74,7 @@ class Reply:
 class Wire:
     """One kept-alive connection. Use from one thread at a time; an answer belongs to the oldest request."""
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float = 30) -> None:
+    def __init__(self, url: str, token: str | None = None, *, node: int = 0, timeout: float = 30) -> None:
         place = urlsplit(url)
         self._host = place.netloc
         self._socket = socket.create_connection((place.hostname, place.port), timeout=timeout)
@@ -77,6 +82,7 @@ class Wire:
         self._read = b""
         self._sent: list[int] = []
         self.token = token
+        self.node = node
         self.worker = 0
 
     def fileno(self) -> int:
@@ -184,39 +190,42 @@ def stopped(*pids: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def spread(server: Server, token: str | None = None) -> Iterator[list[Wire]]:
-    """Eight connections, of which every worker serves the same number; neighbors belong to different workers.
+    """Eight connections, of which every worker of every node serves the same number.
 
-    Which worker serves which is found out, not assumed: see `_find_owners`.
+    Neighbors belong to different workers, and to different nodes. Which worker serves which is found out, not
+    assumed: see `_find_owners`.
     """
-    pids = worker_pids(server)
-    assert len(pids) == server.workers
-    chosen: dict[int, list[Wire]] = {pid: [] for pid in pids}
+    rows = list(zip(*map(worker_pids, server.nodes), strict=True))
+    assert len(rows) == server.workers
+    chosen: dict[int, list[Wire]] = {pid: [] for row in rows for pid in row}
+    share = WIRES // len(chosen)
     deadline = time.monotonic() + _SPREAD_SECONDS
     with contextlib.ExitStack() as stack:
-        while min(map(len, chosen.values())) < WIRES_PER_WORKER:
+        while min(map(len, chosen.values())) < share:
             assert time.monotonic() < deadline, "the connections do not reach every worker"
             opened = [
-                stack.enter_context(contextlib.closing(Wire(server.url, token)))
-                for _ in range(_OPENED_AT_ONCE)
+                stack.enter_context(contextlib.closing(Wire(node.url, token, node=number)))
+                for number, node in enumerate(server.nodes)
+                for _ in range(_OPENED_AT_ONCE // len(server.nodes))
             ]
-            _find_owners(opened, pids, deadline)
+            _find_owners(opened, rows, deadline)
             for wire in opened:
-                if len(chosen[wire.worker]) < WIRES_PER_WORKER:
+                if len(chosen[wire.worker]) < share:
                     chosen[wire.worker].append(wire)
                 else:
                     wire.close()
         yield [wire for row in zip(*chosen.values(), strict=True) for wire in row]
 
 
-def _find_owners(wires: Sequence[Wire], pids: Sequence[int], deadline: float) -> None:
-    # What answers while all other workers stand still is served by the one that does not. The
+def _find_owners(wires: Sequence[Wire], rows: Sequence[Sequence[int]], deadline: float) -> None:
+    # What answers while all other workers of its node stand still is served by the one that does not. The
     # descriptors of a hardened process cannot be read by its own user, so /proc does not tell everyone.
     unknown = set(wires)
     while unknown:
         assert time.monotonic() < deadline, "some connections are served by no worker"
-        for pid in pids:
+        for row in rows:
             waiting = set(unknown)
-            with stopped(*(other for other in pids if other != pid)):
+            with stopped(*(pid for other in rows if other != row for pid in other)):
                 for wire in waiting:
                     wire.send(*get("/health"))
                 while waiting:
@@ -225,7 +234,7 @@ def _find_owners(wires: Sequence[Wire], pids: Sequence[int], deadline: float) ->
                         break
                     for wire in readable:
                         assert wire.receive().status == 200
-                        wire.worker = pid
+                        wire.worker = row[wire.node]
                     waiting.difference_update(readable)
             unknown &= waiting
             for wire in waiting:
@@ -381,7 +390,10 @@ def shared_server(request: pytest.FixtureRequest, kind: str, *faults: str) -> Se
 
 
 def new_server(request: pytest.FixtureRequest, directory: Path, kind: str, *faults: str) -> Server:
-    """Two workers on an empty database; with faults, a server that is broken on purpose."""
+    """Two workers on an empty database, or on each of two nodes; with faults, a server that is broken on purpose."""
+    if kind == "two nodes":
+        machines: Machines = request.getfixturevalue("machines")
+        return machines.nodes(directory, broken(directory, *faults) if faults else {})
     url = None
     if kind == "postgresql":
         url = request.getfixturevalue("postgres_cluster").create(migrated=False)

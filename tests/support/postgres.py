@@ -44,10 +44,21 @@ class Cluster:
 
     Args:
         place: Where its directory is made; everybody may pass through it. By default in memory.
+        host: The address that it listens on.
+        guests: Network, as CIDR, of other machines that it lets in.
+        primary: The server whose standby it is, from a copy of its data on.
         settings: Those that differ.
     """
 
-    def __init__(self, place: Path | None = None, **settings: str) -> None:
+    def __init__(
+        self,
+        place: Path | None = None,
+        host: str = "127.0.0.1",
+        guests: str | None = None,
+        primary: Cluster | None = None,
+        **settings: str,
+    ) -> None:
+        self.host = host
         memory = Path("/dev/shm")
         place = place or (memory if memory.is_dir() else None)
         self.directory = Path(tempfile.mkdtemp(prefix="qimem-pg-", dir=place))
@@ -61,19 +72,38 @@ class Cluster:
         self.port = _free_port()
         self._numbers = itertools.count(1)
         self._bin = programs()
-        command = [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                   "--locale=C", "--no-sync", "--no-instructions"]  # fmt: skip
-        subprocess.run(
-            command, check=True, capture_output=True, cwd=self.directory, extra_groups=[] if self._user else None,
-            **self._user,
-        )  # fmt: skip
+        if primary is None:
+            self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync",
+                      "--no-instructions")  # fmt: skip
+        else:
+            self._run("pg_basebackup", "-h", primary.host, "-p", str(primary.port), "-U", "postgres", "-R",
+                      "-c", "fast", "--no-sync")  # fmt: skip
+        if guests is not None:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.writelines(f"host {what} all {guests} trust\n" for what in ("all", "replication"))
         self.process = self.start()
-        self._admin(f"CREATE DATABASE {_TEMPLATE}")
-        migrate_postgres(self.url(_TEMPLATE))
+        if primary is None:
+            self._admin(f"CREATE DATABASE {_TEMPLATE}")
+            migrate_postgres(self.url(_TEMPLATE))
+
+    def _run(self, program: str, *options: str) -> None:
+        subprocess.run(
+            [self._bin / program, "-D", self._data, *options], check=True, capture_output=True, cwd=self.directory,
+            extra_groups=[] if self._user else None, **self._user,
+        )  # fmt: skip
+
+    def wait_for(self, standbys: str) -> None:
+        """Have every commit wait for a standby, from now on."""
+        self._admin(f"ALTER SYSTEM SET synchronous_standby_names = '{standbys}'")
+        self._admin("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """A standby takes over; when this returns it takes writes."""
+        assert self.execute("SELECT pg_promote()") == [(True,)]
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server on the same data and port."""
-        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.directory,
+        settings = {"listen_addresses": self.host, "port": self.port, "unix_socket_directories": self.directory,
                     "fsync": "off", "full_page_writes": "off",
                     "max_connections": 200, "shared_buffers": "32MB", "autovacuum": "off"} | self._settings  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -88,7 +118,7 @@ class Cluster:
 
     def url(self, database: str) -> str:
         """Where one of its databases is."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{self.host}:{self.port}/{database}"
 
     def create(self, *, migrated: bool = True) -> str:
         """URL of a new database, empty or with the schema."""

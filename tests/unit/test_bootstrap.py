@@ -73,3 +73,18 @@ def test_what_is_handed_out_is_not_printed_by_accident() -> None:
         password=SecretText("second phrase"), data_dir=None, root_key_file=None, external_url=None,
     )  # fmt: skip
     assert "phrase" not in f"{installed} {installed!r}"
+
+
+def test_only_what_changes_nothing_may_be_decided_on_what_was_true_a_moment_ago() -> None:
+    may_lag = {endpoint.name for endpoint in ENDPOINTS if endpoint.may_lag}
+    assert {endpoint.name for endpoint in ENDPOINTS if endpoint.method != "GET" and endpoint.may_lag} == {
+        "keys.encrypt", "keys.decrypt", "tokens.introspect", "authz.explain",
+    }  # fmt: skip
+    assert (
+        not {
+            endpoint.name
+            for endpoint in ENDPOINTS
+            if endpoint.idempotent or (endpoint.versioned and endpoint.request)
+        }
+        & may_lag
+    )

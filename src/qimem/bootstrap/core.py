@@ -104,7 +104,7 @@ class Core:
         self.clock = clock
         self._own = root_key.instance_id, key_check_value(root_key.key, root_key.instance_id.bytes)
         self.keyring = Keyring(root_key, database, KEYS)
-        self.caches = RealmCaches(database, database, self.keyring.forget)
+        self.caches = RealmCaches(database, database.deciding, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         self.issuers = Issuers(external_url)
         self.default_tier = UNLIMITED_TIER if throw_away else DEFAULT_TIER

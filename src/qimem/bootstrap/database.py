@@ -17,6 +17,7 @@ def location(settings: Settings) -> DatabaseLocation:
         directory=settings.server.data_dir,
         url=None if url is None else url.reveal(),
         durable=settings.database.mode != "stateless",
+        bounded=settings.consistency.mode == "bounded",
     )
 
 

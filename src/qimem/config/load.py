@@ -92,6 +92,16 @@ def contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Mista
     found = _of_tls(settings.tls, wrong) + _addresses(settings, wrong)
     if settings.database.mode == "stateless" and server.workers > 1:
         found.append(wrong("server.workers", "a server in memory has one worker"))
+    if settings.consistency.mode == "bounded" and (
+        settings.database.url is None or settings.database.mode == "stateless"
+    ):
+        found.append(
+            wrong(
+                "consistency.mode",
+                "bounded is for PostgreSQL: on the embedded database strict costs nothing",
+                "remove the option, or set DATABASE_URL",
+            )
+        )
     if settings.seal.source == "credential" and settings.seal.root_key_file is not None:
         found.append(wrong("seal.root_key_file", "contradicts seal.source = credential"))
     audit = settings.audit

@@ -85,6 +85,17 @@ class DatabaseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsistencySettings:
+    """The section `[consistency]`."""
+
+    mode: str = _option(
+        "strict",
+        values.choice("strict", "bounded"),
+        "bounded, on PostgreSQL alone: requests that change nothing see what other workers changed within 0.1 s.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SealSettings:
     """The section `[seal]`."""
 
@@ -209,6 +220,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     seal: SealSettings = field(default_factory=SealSettings)
     web: WebSettings = field(default_factory=WebSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
@@ -221,6 +233,7 @@ SECTIONS: dict[str, type[Any]] = {
     "server": ServerSettings,
     "tls": TlsSettings,
     "database": DatabaseSettings,
+    "consistency": ConsistencySettings,
     "seal": SealSettings,
     "web": WebSettings,
     "audit": AuditSettings,

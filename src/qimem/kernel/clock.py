@@ -15,6 +15,15 @@ MICROSECONDS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+# The monotonic clock of Linux stands still while the machine sleeps; other systems have no such clock.
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def seconds_since_boot() -> float:
+    """Seconds on a clock that never goes back and goes on while the machine sleeps."""
+    return time.clock_gettime(_SINCE_BOOT)
+
+
 class Clock(Protocol):
     """Where time comes from."""
 

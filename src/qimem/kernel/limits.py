@@ -209,6 +209,15 @@ EPOCH_QUERIES_MAX: Final = 8
 """Epoch queries of a worker under way at once, when the database is slow."""
 EPOCH_OVERTAKE_SECONDS: Final = 0.1
 """A query that takes longer is not waited for before the next one is sent."""
+LEASE_SECONDS: Final = 0.1
+"""Mode `bounded`: how long an epoch is believed, from before it was asked for."""
+LEASE_POLL_SECONDS: Final = 0.025
+"""How often it is asked for anew: three queries in a row may fail before a request has to wait."""
+LEASE_RETRY_SECONDS: Final = 0.25
+LEASE_IDLE_SECONDS: Final = 2.0
+"""A realm that nobody asked for so long is not asked about any more, and a worker without requests asks nothing."""
+LEASED_REALMS_MAX: Final = 1_024
+"""Per worker, in one query; the rest is read strictly."""
 BUSY_TIMEOUT_SECONDS: Final = 2.0
 MIGRATION_WAIT_SECONDS: Final = 30.0
 """A process that meets another one migrating waits for it to end."""

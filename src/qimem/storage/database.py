@@ -18,6 +18,11 @@ FILE_NAME = "qimem.db"
 class OpenDatabase(Database, EpochSource, Protocol):
     """An open database of either kind; it tells the epochs of its realms as well."""
 
+    @property
+    def deciding(self) -> EpochSource:
+        """Where decisions ask: itself, or leases of what it told."""
+        ...
+
     async def close(self) -> None:
         """Finish what runs and let go of it."""
         ...
@@ -31,11 +36,13 @@ class DatabaseLocation:
         directory: Data directory of the embedded database.
         url: `postgresql://…`, or None for the embedded database.
         durable: False only for an embedded database that lives in memory.
+        bounded: What changes nothing may be decided on state that is a lease old; PostgreSQL alone.
     """
 
     directory: Path
     url: str | None = field(default=None, repr=False)
     durable: bool = True
+    bounded: bool = False
 
     @property
     def file(self) -> Path:
@@ -79,6 +86,10 @@ class DatabaseLocation:
         if self.url is None:
             return SqliteDatabase(self.file, durable=self.durable, write_seconds=write_seconds)
         # The driver takes a seventh of the start of a server that has no use for it.
+        if self.bounded:
+            from qimem.storage.postgres_lease import BoundedPostgresDatabase  # noqa: PLC0415
+
+            return BoundedPostgresDatabase(self.url)
         from qimem.storage.postgres import PostgresDatabase  # noqa: PLC0415
 
         return PostgresDatabase(self.url)

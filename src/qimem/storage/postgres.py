@@ -8,10 +8,11 @@ a server that gives none; no thread waits longer than they do.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ import psycopg
 
 from qimem.errors import Unavailable, outcome_unknown, storage_unavailable
 from qimem.kernel import patience
+from qimem.kernel.clock import seconds_since_boot
 from qimem.kernel.epochs import Epoch
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import (
@@ -38,8 +40,9 @@ from qimem.storage.postgres_connection import (
     is_retryable,
     unavailable,
 )
-from qimem.storage.postgres_epochs import EpochReader
+from qimem.storage.postgres_epochs import READ, EpochReader
 from qimem.storage.postgres_operation import Operation
+from qimem.storage.postgres_servers import Servers
 
 T = TypeVar("T")
 
@@ -50,10 +53,18 @@ _BACKOFF_MAX_SECONDS = 0.1
 
 
 class PostgresDatabase(EpochRows):
-    """Implements the database and epoch source ports on PostgreSQL."""
+    """Implements the database and epoch source ports on PostgreSQL.
+
+    Attributes:
+        changed_at: Seconds since boot, when this process last ended a transaction that moved an epoch.
+    """
+
+    reading = READ
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._servers = Servers(url)
+        self.changed_at = -math.inf
         self._fork_guard = ForkGuard()
         self._closed = False
         self._threads = ThreadPoolExecutor(POSTGRES_POOL_MAX, thread_name_prefix="postgres")
@@ -61,7 +72,7 @@ class PostgresDatabase(EpochRows):
         self._open: set[PostgresConnection] = set()
         self._queued = 0
         self._distrusted = 0.0
-        self._epoch_reader = EpochReader(url, self._distrust)
+        self._epoch_reader = EpochReader(url, self._servers, self._distrust)
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a serializable transaction; see `kernel.transaction.Database`."""
@@ -75,6 +86,16 @@ class PostgresDatabase(EpochRows):
         """The realm's epoch, read after this call began."""
         self._fork_guard.check()
         return await self._epoch_reader.current(realm_id)
+
+    async def current_of_all(self, realm_ids: Sequence[RealmId]) -> Mapping[RealmId, Epoch]:
+        """The epochs of those that there are, read after this call began."""
+        self._fork_guard.check()
+        return await self._epoch_reader.current_of_all(realm_ids)
+
+    def bump(self, tx: Tx, realm_id: RealmId) -> None:
+        """Make every worker forget what it knows of the realm, from this commit on."""
+        super().bump(tx, realm_id)
+        self._local.moved = True
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""
@@ -122,6 +143,15 @@ class PostgresDatabase(EpochRows):
         return value
 
     def _write(self, operation: Operation, fn: Callable[[Tx], T]) -> T:
+        self._local.moved = False
+        try:
+            return self._write_again(operation, fn)
+        finally:
+            # Also where the outcome is unknown, and before anybody is told of it.
+            if self._local.moved:
+                self.changed_at = seconds_since_boot()
+
+    def _write_again(self, operation: Operation, fn: Callable[[Tx], T]) -> T:
         surprised = False
         for attempt in range(POSTGRES_RETRIES_MAX):
             try:
@@ -207,7 +237,7 @@ class PostgresDatabase(EpochRows):
             self._drop()
             connection = None
         if connection is None or connection.closed:
-            connection = connect(self._url)
+            connection = connect(self._url, self._servers)
             self._local.connection = connection
             self._open.add(connection)
         return connection

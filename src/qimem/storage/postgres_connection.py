@@ -22,6 +22,7 @@ from qimem.kernel.limits import (
 )
 from qimem.kernel.refusal import Refused
 from qimem.kernel.transaction import ForeignKeyViolation, Statement, UniqueViolation
+from qimem.storage.postgres_servers import Servers
 from qimem.storage.statement import SQLStatement
 
 if TYPE_CHECKING:
@@ -141,18 +142,24 @@ def _close_if_busy(connection: PostgresConnection | AsyncPostgresConnection) -> 
         connection.pgconn.finish()
 
 
-def connect(url: str) -> PostgresConnection:
+def connect(url: str, servers: Servers | None = None) -> PostgresConnection:
     """A connection whose transactions are begun and ended by explicit statements.
+
+    Args:
+        url: Where the database is.
+        servers: Those that the URL names; None where this is the only connection.
 
     Raises:
         psycopg.OperationalError: the server cannot be reached.
         Refused: the URL is malformed.
     """
+    servers = servers or Servers(url)
     try:
-        connection = PostgresConnection.connect(url, autocommit=True, **PARAMETERS)
+        connection = PostgresConnection.connect(url, autocommit=True, **{**PARAMETERS, **servers.in_order()})
     except psycopg.ProgrammingError as error:
         # Raised before anything is sent; its text repeats the URL, which may hold a password.
         raise Refused("the database URL cannot be read", "postgresql://user@host:port/database") from error
+    servers.found(connection)
     connection.opened = connection.heard = time.monotonic()
     connection.add_notice_handler(connection.note)
     return connection

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import psycopg
+import sqlalchemy as sa
 
 from qimem.errors import storage_unavailable
 from qimem.kernel import patience
@@ -28,8 +29,25 @@ from qimem.kernel.limits import (
     STORAGE_ANSWER_SECONDS,
 )
 from qimem.storage.postgres_connection import PARAMETERS, AsyncPostgresConnection, check_primary
+from qimem.storage.postgres_servers import Servers
+from qimem.storage.schema import epoch, instance
+from qimem.storage.statement import sql
 
-_EPOCHS = "SELECT realm_id, n, (SELECT incarnation FROM instance) FROM epoch WHERE realm_id = ANY(%s::text[])"
+# With the start of the server: one that took over without all commits of the one before it may count to the same number
+# for another change.
+_INCARNATION = "incarnation || int8send((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint)"
+READ = sql(
+    sa.select(
+        sa.select(sa.literal_column(_INCARNATION, sa.LargeBinary)).select_from(instance).scalar_subquery(),
+        epoch.c.n,
+    ).where(epoch.c.realm_id == sa.bindparam("realm_id"))
+)
+_EPOCHS = (
+    f"SELECT realm_id, n, (SELECT {_INCARNATION} FROM instance)"  # noqa: S608 - a constant
+    " FROM epoch WHERE realm_id = ANY(%s::text[])"
+)
+T = TypeVar("T")
+
 _DOUBT_SECONDS = 2 * EPOCH_OVERTAKE_SECONDS
 _SPARE_SECONDS = EPOCH_OVERTAKE_SECONDS
 
@@ -37,11 +55,13 @@ _SPARE_SECONDS = EPOCH_OVERTAKE_SECONDS
 class _Batch:
     """Those who wait for the same query."""
 
-    __slots__ = ("asked", "deadline", "over", "repeated", "timer", "waiting")
+    __slots__ = ("also", "asked", "deadline", "over", "repeated", "timer", "waiting", "whole")
 
     def __init__(self) -> None:
         self.deadline = time.monotonic() + STORAGE_ANSWER_SECONDS
         self.waiting: dict[RealmId, asyncio.Future[Epoch | None]] = {}
+        self.also: tuple[RealmId, ...] = ()
+        self.whole: asyncio.Future[Mapping[RealmId, Epoch]] | None = None
         self.asked = 0
         """Queries under way for it."""
         self.repeated = False
@@ -52,19 +72,30 @@ class _Batch:
     def join(self, realm_id: RealmId) -> asyncio.Future[Epoch | None]:
         future = self.waiting.get(realm_id)
         if future is None:
-            future = self.waiting[realm_id] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            future = self.waiting[realm_id] = _future()
         return future
+
+    def join_all(self, realm_ids: Sequence[RealmId]) -> asyncio.Future[Mapping[RealmId, Epoch]]:
+        """One future for a thousand realms. There is one caller of this, and it waits."""
+        self.also = tuple(realm_ids)
+        self.whole = self.whole or _future()
+        return self.whole
+
+    def wanted(self) -> list[RealmId]:
+        return list(dict.fromkeys((*self.waiting, *self.also)))
 
     def answer(self, epochs: dict[RealmId, Epoch]) -> None:
         self._end()
         for realm_id, future in self.waiting.items():
             if not future.done():
                 future.set_result(epochs.get(realm_id))
+        if self.whole is not None and not self.whole.done():
+            self.whole.set_result(epochs)
 
     def refuse(self, cause: BaseException | None) -> None:
         self._end()
-        for future in self.waiting.values():
+        whole = () if self.whole is None else (self.whole,)
+        for future in (*self.waiting.values(), *whole):
             if not future.done():
                 refusal = storage_unavailable()
                 refusal.__cause__ = cause
@@ -82,8 +113,9 @@ class EpochReader:
         lost: Told when a connection broke or fell silent.
     """
 
-    def __init__(self, url: str, lost: Callable[[], None]) -> None:
+    def __init__(self, url: str, servers: Servers, lost: Callable[[], None]) -> None:
         self._url = url
+        self._servers = servers
         self._lost = lost
         self._idle: list[AsyncPostgresConnection] = []
         self._next: _Batch | None = None
@@ -99,8 +131,19 @@ class EpochReader:
         Raises:
             Unavailable: no answer in time.
         """
+        return await self._answer_to(lambda batch: batch.join(realm_id))
+
+    async def current_of_all(self, realm_ids: Sequence[RealmId]) -> Mapping[RealmId, Epoch]:
+        """The epochs of those that there are, read after this call began.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        return await self._answer_to(lambda batch: batch.join_all(realm_ids))
+
+    async def _answer_to(self, join: Callable[[_Batch], asyncio.Future[T]]) -> T:
         began, seconds = time.monotonic(), patience.seconds()
-        future = self._join(realm_id)
+        future = join(self._next_batch())
         if not self._asking:
             self._send()
         elif self._overtaking is None:
@@ -115,12 +158,12 @@ class EpochReader:
         finally:
             patience.spend(time.monotonic() - began)
 
-    def _join(self, realm_id: RealmId) -> asyncio.Future[Epoch | None]:
+    def _next_batch(self) -> _Batch:
         batch = self._next
         if batch is None or batch.over:
             batch = self._next = _Batch()
             self._queue.append(batch)
-        return batch.join(realm_id)
+        return batch
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""
@@ -179,7 +222,9 @@ class EpochReader:
     async def _connect(self) -> None:
         began = time.monotonic()
         try:
-            connection = await AsyncPostgresConnection.connect(self._url, autocommit=True, **PARAMETERS)
+            options = {**PARAMETERS, **self._servers.in_order()}
+            connection = await AsyncPostgresConnection.connect(self._url, autocommit=True, **options)
+            self._servers.found(connection)
             connection.deadline = began + STORAGE_ANSWER_SECONDS
             if time.monotonic() - began < EPOCH_OVERTAKE_SECONDS:
                 await _prepare(connection)
@@ -206,7 +251,7 @@ class EpochReader:
         doubt = asyncio.get_running_loop().call_later(_DOUBT_SECONDS, self._doubt, connection, batch)
         batch.asked += 1
         try:
-            cursor = await connection.execute(_EPOCHS, (list(batch.waiting),), prepare=connection.prepared)
+            cursor = await connection.execute(_EPOCHS, (batch.wanted(),), prepare=connection.prepared)
             rows = await cursor.fetchall()
             check_primary(connection)
         except psycopg.Error as error:
@@ -273,6 +318,12 @@ async def _prepare(connection: AsyncPostgresConnection) -> None:
         await connection.close()
         raise
     connection.prepared = True
+
+
+def _future() -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
 
 
 def _this_task() -> asyncio.Task[None]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from qimem.authz.permissions import Permission
 from qimem.errors import Forbidden, Internal, QimemError, Unavailable, outcome_unknown
+from qimem.kernel import freshness
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import Actor, RequestContext
 from qimem.kernel.epochs import RealmCache
@@ -163,6 +164,7 @@ class App:
             return await self._options(asked)
         endpoint, parameters = self._router.find(scope["method"], scope["path"])
         asked.endpoint = endpoint
+        freshness.begin(may_lag=endpoint.may_lag)
         check_head(asked, endpoint)
         asked.heard = True
         draft = AuditDraft(endpoint.name, asked.request_id.decode(), asked.address)

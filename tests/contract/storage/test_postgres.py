@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -265,7 +266,7 @@ async def test_a_connection_that_took_long_to_open_is_there_for_the_next(
 ) -> None:
     opened: list[float] = []
 
-    def slowly(url: str) -> PostgresConnection:
+    def slowly(url: str, *servers: Any) -> PostgresConnection:
         opened.append(time.monotonic())
         time.sleep(0.4)
         return connect(url)

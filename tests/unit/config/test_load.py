@@ -227,6 +227,19 @@ def test_memory_has_one_worker() -> None:
     ]
 
 
+@pytest.mark.parametrize("environ", [{}, {"DATABASE_URL": "postgresql://u@db/q", "QIMEM_MODE": "stateless"}])
+def test_a_lease_is_for_postgresql(environ: dict[str, str]) -> None:
+    assert mistakes({}, environ | {"QIMEM_CONSISTENCY__MODE": "bounded"}) == [
+        "QIMEM_CONSISTENCY__MODE: consistency.mode: bounded is for PostgreSQL: on the embedded database strict costs nothing"
+    ]
+
+
+def test_decisions_are_strict_unless_told_otherwise() -> None:
+    environ = {"DATABASE_URL": "postgresql://u@a,b/q"}
+    assert load({}, environ).settings.consistency.mode == "strict"
+    assert load({}, environ | {"QIMEM_CONSISTENCY__MODE": "bounded"}).settings.consistency.mode == "bounded"
+
+
 def test_a_credential_and_a_key_file_contradict_each_other() -> None:
     (found,) = mistakes({"seal.root_key_file": "k"}, {"QIMEM_SEAL__SOURCE": "credential"})
     assert "contradicts" in found
@@ -250,6 +263,7 @@ def test_settings_cross_a_pipe_whole() -> None:
         "DATABASE_URL": "postgresql://u:p@db/q",
         "QIMEM_SERVER__TRUSTED_PROXIES": "10.0.0.0/8",
         "QIMEM_WEB__CORS_ORIGINS": "https://a.example,http://localhost:3000",
+        "QIMEM_CONSISTENCY__MODE": "bounded",
         "QIMEM_LIMITS__TIERS": "free=5/10",
         "QIMEM_LIMITS__ADDRESS": "7/30",
         "QIMEM_LIMITS__VALKEY_URL": "valkey://:p@h",
@@ -267,6 +281,7 @@ def test_settings_cross_a_pipe_whole() -> None:
     assert arrived.audit.checkpoint_url.reveal() == "https://a.example/?token=x"
     assert (arrived.audit.checkpoint_file, arrived.outbound) == (Path("/kept"), settings.outbound)
     assert arrived.outbound.allow_networks == ("10.0.0.0/8", "fd00::/8")
+    assert arrived.consistency == settings.consistency
     assert arrived.limits.tiers["free"] == Allowance(5, 10)
     assert (arrived.server, arrived.seal, arrived.web, arrived.log) == (
         settings.server,

@@ -89,6 +89,13 @@ def test_no_origins(value: str) -> None:
         values.origins(value)
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://u@a:1,b:2/q", "postgres://u@[::1]:1,[::2]:2/q", "postgresql:///q?host=/run"]
+)
+def test_database_urls(url: str) -> None:
+    assert values.database_url(url).reveal() == url
+
+
 @pytest.mark.parametrize("value", ["mysql://h/d", "sqlite:///x", "h", "", 3])
 def test_no_database_urls(value: object) -> None:
     with pytest.raises(ValueError, match="expected") as caught:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qimem.kernel.clock import MICROSECONDS, ManualClock, SystemClock, rfc3339
+from qimem.kernel.clock import MICROSECONDS, ManualClock, SystemClock, rfc3339, seconds_since_boot
 
 LAST_US = 253_402_300_799_999_999
 
@@ -70,3 +70,10 @@ def test_no_microsecond_is_lost(microseconds: int) -> None:
 @given(st.integers(0, LAST_US), st.integers(0, LAST_US))
 def test_times_sort_as_text(one: int, other: int) -> None:
     assert (one < other) == (rfc3339(one) < rfc3339(other))
+
+
+def test_the_time_since_boot_goes_on_while_the_machine_sleeps() -> None:
+    awake = time.monotonic()
+    asleep_too = seconds_since_boot()
+    assert asleep_too >= awake
+    assert seconds_since_boot() >= asleep_too

@@ -103,7 +103,9 @@ def migrate_postgres(url: str) -> None:
     import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
 
     engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, target_session_attrs="read-write"),
+        poolclass=sa.NullPool,
     )
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRES_LOCK})

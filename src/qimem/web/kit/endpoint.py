@@ -98,6 +98,7 @@ class Endpoint:
         optional_body: No field is required, so no body is.
         idempotent: Honors Idempotency-Key.
         conflicts: The state of things may forbid it, beside what a repetition can meet.
+        only_uses: Recorded, though it changes nothing: it uses a key.
         unmetered: Neither counted nor limited.
         proves_client: Public, and the handler itself charges whom the request proves to come from.
         cacheable: May be stored by caches; everything else may not.
@@ -120,6 +121,7 @@ class Endpoint:
     body_bytes_max: int = BODY_BYTES_MAX
     idempotent: bool = False
     conflicts: bool = False
+    only_uses: bool = False
     unmetered: bool = False
     proves_client: bool = False
     cacheable: bool = False
@@ -130,6 +132,7 @@ class Endpoint:
     needs_bearer: bool = field(init=False, default=False)
     merges: bool = field(init=False, default=False)
     batched: bool = field(init=False, default=False)
+    may_lag: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Note whether the request can name a realm, so that dispatch need not look."""
@@ -141,6 +144,7 @@ class Endpoint:
         in_path = "{realm_id}" in self.path
         named = in_path or (shape is not None and "realm_id" in shape.__struct_fields__)
         object.__setattr__(self, "needs_bearer", self.permission is not None or self.signed_in)
+        object.__setattr__(self, "may_lag", self.only_uses or not self.audit.recorded)
         object.__setattr__(self, "merges", self.method == "PATCH")
         batched = self.request is not None and "items" in self.request.__struct_fields__
         object.__setattr__(self, "batched", batched)
