@@ -82,17 +82,12 @@ class _Server(uvicorn.Server):
 
 
 class Stop:
-    """The wish to stop, from a signal; remembered when it comes before there is anything to stop.
+    """The wish to stop, from a signal; remembered when it comes before there is anything to stop."""
 
-    Args:
-        told: Called once, when it is first wished.
-    """
-
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self._servers: list[_Server] = []
         self._told: list[Callable[[], None]] = []
         self._asked = False
-        self._told = told
 
     def listen(self, loop: asyncio.AbstractEventLoop, *signals: signal.Signals) -> None:
         """Take these signals over."""
@@ -117,9 +112,7 @@ class Stop:
         for server in self._servers:
             server.force_exit = server.force_exit or self._asked
             server.should_exit = True
-        if not self._asked:
-            self._asked = True
-            self._told()
+        self._asked = True
 
     def _signaled(self) -> None:
         if not self._asked:

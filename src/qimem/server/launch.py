@@ -80,9 +80,8 @@ def launch(plan: Plan) -> int:
         if settings.database.mode == "stateless":
             settings = stack.enter_context(in_memory(settings))
         if settings.server.workers == 1:
-<<<<<<< HEAD
-            return _run_here(plan, settings, bound)
-        return _run_workers(plan, settings, bound)
+            return _run_here(plan, settings, bound, init_system)
+        return _run_workers(plan, settings, bound, init_system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +103,13 @@ class _Bound:
         return cls(listener, url, admin, base_url(admin, "https" if secures_admin(settings) else "http"))
 
 
-def _run_here(plan: Plan, settings: Settings, bound: _Bound) -> int:
-=======
-            return _run_here(plan, settings, listener, admin, init_system)
-        return _run_workers(plan, settings, listener, admin, init_system)
-
-
-def _run_here(
-    plan: Plan,
-    settings: Settings,
-    listener: socket.socket,
-    admin: socket.socket | None,
-    init_system: InitSystem,
-) -> int:
->>>>>>> deploy/deploy
+def _run_here(plan: Plan, settings: Settings, bound: _Bound, init_system: InitSystem) -> int:
     from qimem.bootstrap.serving import start  # noqa: PLC0415
     from qimem.server.http import Listeners, Stop, runner, serve  # noqa: PLC0415
 
-<<<<<<< HEAD
     stop = Stop()
-=======
-    url = base_url(listener)
-    stop = Stop(init_system.stopping)
+    stop.tell(init_system.stopping)
     beats: list[asyncio.Task[None]] = []
->>>>>>> deploy/deploy
     with runner() as loop:
         stop.listen(loop.get_loop(), signal.SIGTERM, signal.SIGINT)
         if not plan.throw_away:
@@ -142,7 +124,7 @@ def _run_here(
         async def listening() -> None:
             serving = Serving(settings, bound.url, opened.installed, bound.admin_url)
             await asyncio.to_thread(plan.announce, serving)
-            await asyncio.to_thread(init_system.ready, url)
+            await asyncio.to_thread(init_system.ready, bound.url)
             beats.append(asyncio.create_task(init_system.beats()))
 
         admin_tls = tls if secures_admin(settings) else None
@@ -152,30 +134,15 @@ def _run_here(
     return 0
 
 
-<<<<<<< HEAD
-def _run_workers(plan: Plan, settings: Settings, bound: _Bound) -> int:
+def _run_workers(plan: Plan, settings: Settings, bound: _Bound, init_system: InitSystem) -> int:
     from qimem.server import worker  # noqa: PLC0415
     from qimem.server.order import Order  # noqa: PLC0415
 
     shared, shown = _shared_memory()
-    with Supervisor(settings.server.workers, inherited=(*shared, shown.descriptor)) as supervisor:
+    inherited = (*shared, shown.descriptor)
+    with Supervisor(settings.server.workers, inherited=inherited, init_system=init_system) as supervisor:
         if settings.tls.cert is not None:
             shown.put(load(settings.tls))
-=======
-def _run_workers(
-    plan: Plan,
-    settings: Settings,
-    listener: socket.socket,
-    admin: socket.socket | None,
-    init_system: InitSystem,
-) -> int:
-    from qimem.server import worker  # noqa: PLC0415
-    from qimem.server.order import Order  # noqa: PLC0415
-
-    url = base_url(listener)
-    shared = _shared_memory()
-    with Supervisor(settings.server.workers, inherited=shared, init_system=init_system) as supervisor:
->>>>>>> deploy/deploy
         _import_all(settings)
         supervisor.start(worker.main)
         opened = asyncio.run(_open(plan, settings, bound.url))
@@ -190,19 +157,13 @@ def _run_workers(
             None if bound.admin is None else _shared(bound.admin),
             None if settings.tls.cert is None else shown.descriptor,
         )
-<<<<<<< HEAD
         serving = Serving(settings, bound.url, opened.installed, bound.admin_url)
-        renew = renewal_from_files(settings.tls, shown.put)
-        return supervisor.run(order, lambda: plan.announce(serving), renew)
-=======
-        serving = Serving(settings, url, opened.installed, None if admin is None else base_url(admin))
 
         def serves() -> None:
             plan.announce(serving)
-            init_system.ready(url)
+            init_system.ready(bound.url)
 
-        return supervisor.run(order, serves)
->>>>>>> deploy/deploy
+        return supervisor.run(order, serves, renewal_from_files(settings.tls, shown.put))
 
 
 def _shared(listener: socket.socket) -> tuple[str, int]:
