@@ -140,8 +140,7 @@ async def start(
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
     counter = _counter(settings, instance, root_key, clock, shared)
     metrics = Metrics([endpoint.name for endpoint in ENDPOINTS], None if shared is None else shared.metrics)
-    addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
-    limits = RateLimits(counter, settings.limits.tiers, addresses)
+    limits = _limits(settings, counter, throw_away=throw_away)
     origins = settings.web.cors_origins
     peers = Peers(settings.server.trusted_proxies, metrics.stray, clock.monotonic_seconds)
     around = Around(core.bearer, log.recorder, limits, metrics, peers)
@@ -165,6 +164,11 @@ def _watching(
     watch = WorkerWatch(metrics, log.trail, core.lane, space, delivery, core.clock)
     watch.start()
     return watch.stop, delivery.close
+
+
+def _limits(settings: Settings, counter: Counter, *, throw_away: bool) -> RateLimits:
+    addresses = TIERS[UNLIMITED_TIER] if throw_away else settings.limits.address
+    return RateLimits(counter, settings.limits.tiers, addresses)
 
 
 def _exposed(metrics: Metrics, clock: Clock) -> bytes:
