@@ -37,6 +37,8 @@ def changes(pair: Pair, server: Server, name: str, over: threading.Event) -> dic
             reply = wire.post(KEYS, {}, x_request_id=request_id)
         except OSError:
             # Its worker was killed; whether this one was done is for the log to tell.
+            if wire is not None:
+                wire.close()
             wire = None
             continue
         if reply.status == 200:

@@ -25,6 +25,8 @@ ASK_SECONDS = 0.001
 CUT_SECONDS = volume(50, share=0.024) / 10
 STOPPED_SECONDS = volume(30, share=0.04) / 10
 FLAP_SECONDS = 0.1
+TRIES = 5
+TOO_LATE = (409, "key_inactive")
 MACHINE_SECONDS = 0.4
 """What a busy two-core machine may add; every hang that is looked for lasts longer."""
 
@@ -169,7 +171,7 @@ def changes(pair: Pair, count: int) -> list[str]:
 
 def turns(pair: Pair, rounds: int) -> list[str]:
     """Both nodes rotate one key at once, by the id of its active version; what went wrong."""
-    findings = []
+    findings, put_off = [], 0
     with contextlib.closing(Wire(pair.a.url)) as one, contextlib.closing(Wire(pair.b.url)) as other:
         wires = (one, other)
         for wire in wires:
@@ -179,12 +181,16 @@ def turns(pair: Pair, rounds: int) -> list[str]:
             for wire in (wires, wires[::-1])[number % 2]:
                 wire.send("POST", "/v1/security/rotate", {"key_id": key["key_id"]})
             replies = [wire.receive() for wire in wires]
-            won = [reply.body for reply in replies if reply.status == 200]
-            if len(won) != 1 or {reply.short for reply in replies} != {(200, None), (409, "key_inactive")}:
-                return [*findings, f"{[reply.short for reply in replies]}"]
-            if won[0]["version"] != key["version"] + 1:
+            told, won = [reply.short for reply in replies], [one.body for one in replies if one.status == 200]
+            # Told that nothing was changed, for want of time on a busy machine, both may have lost.
+            put_off += not won
+            if len(won) > 1 or set(told) - {(200, None), TOO_LATE, AWAY} or (not won and TOO_LATE in told):
+                return [*findings, f"{told}"]
+            if won and won[0]["version"] != key["version"] + 1:
                 findings.append(f"{won[0]['version']} after {key['version']}")
-            key = won[0]
+            key = won[0] if won else key
+    if put_off > rounds / 10:
+        findings.append(f"put off too often: {put_off} of {rounds}")
     return findings
 
 
@@ -228,13 +234,24 @@ def test_of_two_nodes_that_rotate_one_key_at_once_one_wins_each_version(pair: Pa
 # The same on a pair whose lease is too long: found out.
 
 
+def ever(look: Callable[[], bool]) -> bool:
+    """Whether it is found in some try: on a busy machine a second may pass between two requests.
+
+    What was looked up under a lease from before another change is not remembered; each try needs a new lease.
+    """
+    for _ in range(TRIES):
+        if look():
+            return True
+        time.sleep(1.0)
+    return False
+
+
 def test_a_lease_of_a_second_is_found_out(trusting: Pair) -> None:
     trusting.sign_in()
-    assert max(revocations(trusting, 1)) > trusting.lease
     # What changes something needs no lease, however long it is.
     assert changes(trusting, 1) == []
-    found = through_a_cut(trusting, CUTS["answers vanish"], 0.5)
-    assert any(finding.startswith("let in") for finding in found)
-    # What was looked up under a lease from before another change is not remembered; this needs a new one.
+    assert ever(lambda: max(revocations(trusting, 1)) > trusting.lease)
+    cut = CUTS["answers vanish"]
+    assert ever(lambda: any("let in" in finding for finding in through_a_cut(trusting, cut, 0.5)))
     time.sleep(1.0)
-    assert (200, None) in {reply.short for reply in through_a_stop(trusting, 0.2)}
+    assert ever(lambda: (200, None) in {reply.short for reply in through_a_stop(trusting, 0.2)})
