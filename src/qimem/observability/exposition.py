@@ -10,7 +10,18 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from qimem.observability.metrics import BOUNDS_SECONDS, BUILD, DURATION, GAUGES, REQUESTS, STARTS, Metrics
+from qimem.observability.metrics import (
+    BOUNDS_SECONDS,
+    BUILD,
+    CLOSED,
+    DURATION,
+    GAUGES,
+    LOG_DROPPED,
+    REFUSED,
+    REQUESTS,
+    STARTS,
+    Metrics,
+)
 
 
 class _AllRows(Collector):
@@ -30,6 +41,11 @@ class _AllRows(Collector):
             duration.add_metric([sample.operation], buckets, sample.seconds)
         yield requests
         yield duration
+        for metric in (REFUSED, CLOSED, LOG_DROPPED):
+            counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for reason, count in self._metrics.counts(metric).items():
+                counter.add_metric([reason] if metric.labels else [], count)
+            yield counter
         yield CounterMetricFamily(STARTS.name, STARTS.help, value=self._metrics.starts())
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([self._version], 1)

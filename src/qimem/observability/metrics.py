@@ -47,6 +47,23 @@ DURATION: Final = Metric(
     "From the head of a request to its answer, the wait for its body included.",
     ("operation",),
 )
+REFUSED: Final = Metric(
+    "qimem_overload_refused_total",
+    Kind.COUNTER,
+    "Requests refused before any work: the worker was late (`turn`), kept too many unfinished bodies (`bodies`) or "
+    "requests behind others of their connection (`pipelined`).",
+    ("reason",),
+)
+CLOSED: Final = Metric(
+    "qimem_overload_connections_closed_total",
+    Kind.COUNTER,
+    "Connections closed to make room: `idle` for newcomers, `full` newcomers without room, `unread` of clients who do "
+    "not read.",
+    ("reason",),
+)
+LOG_DROPPED: Final = Metric(
+    "qimem_log_lines_dropped_total", Kind.COUNTER, "Log lines that nobody read in time. Never audit records."
+)
 STARTS: Final = Metric(
     "qimem_worker_starts_total", Kind.COUNTER, "Workers that were started, the first ones included."
 )
@@ -72,7 +89,17 @@ GAUGES: Final = (
     ),
     Metric("qimem_worker_audit_free_bytes", Kind.GAUGE, "Free space where the audit log is.", ("worker",)),
 )
-METRICS: Final = (REQUESTS, DURATION, STARTS, BUILD, *GAUGES)
+COUNTS: Final = (
+    (REFUSED, "turn"),
+    (REFUSED, "bodies"),
+    (REFUSED, "pipelined"),
+    (CLOSED, "idle"),
+    (CLOSED, "full"),
+    (CLOSED, "unread"),
+    (LOG_DROPPED, ""),
+)
+"""Plain counters, each with the value of its label."""
+METRICS: Final = (REQUESTS, DURATION, REFUSED, CLOSED, LOG_DROPPED, STARTS, BUILD, *GAUGES)
 """Every metric there is."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -88,6 +115,7 @@ _MEMORY_BYTES: Final = _ROW_BYTES * WORKERS_MAX
 _BUCKETS: Final = len(BOUNDS_SECONDS) + 1
 _PER_OPERATION: Final = len(STATUSES) + _BUCKETS + 1
 """A count for each status and each bucket, and the sum in nanoseconds."""
+_COUNT_AT: Final = {count: place for place, count in enumerate(COUNTS)}
 _STATUS_AT: Final = {status: place for place, status in enumerate(STATUSES)}
 _NANOSECONDS: Final = 1_000_000_000
 _MICRO: Final = 1_000_000
@@ -126,7 +154,8 @@ class Metrics:
         self._gauges_at = len(self._operations) * _PER_OPERATION
         self._stamp_at = self._gauges_at + len(GAUGES)
         self._starts_at = self._stamp_at + 1
-        if (self._starts_at + 1) * _CELL_BYTES > _ROW_BYTES:
+        self._counts_at = self._starts_at + 1
+        if (self._counts_at + len(COUNTS)) * _CELL_BYTES > _ROW_BYTES:
             raise ValueError("more metrics than a row holds")
         memory = mmap.mmap(-1 if descriptor is None else descriptor, _MEMORY_BYTES)
         self._rows = [
@@ -149,6 +178,18 @@ class Metrics:
         base += len(STATUSES)
         own[base + bisect_left(BOUNDS_SECONDS, seconds)] += 1
         own[base + _BUCKETS] += int(seconds * _NANOSECONDS)
+
+    def count(self, metric: Metric, reason: str = "", more: int = 1) -> None:
+        """Add to one of `COUNTS`."""
+        self._own[self._counts_at + _COUNT_AT[metric, reason]] += more
+
+    def counts(self, metric: Metric) -> dict[str, int]:
+        """Value of the label → how many, over all workers; of one of `COUNTS`."""
+        return {
+            reason: sum(row[self._counts_at + place] for row in self._rows)
+            for (counted, reason), place in _COUNT_AT.items()
+            if counted is metric
+        }
 
     def tell(self, values: Sequence[float], now: float) -> None:
         """How this worker is.
