@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from qimem.kernel.audit_draft import Intent
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import ClientId, RealmId
-from qimem.observability.metrics import Metrics
+from qimem.observability.metrics import STRAYS, Metrics
 from qimem.server import http
 from qimem.web import system
 from qimem.web.app import Around, create_app
@@ -86,7 +87,7 @@ class Edge:
         self.faults: list[Any] = []
         endpoints = (*system.ENDPOINTS, *self._endpoints())
         self.metrics = Metrics([endpoint.name for endpoint in endpoints])
-        peers = Peers(proxies, self.metrics.stray, SystemClock().monotonic_seconds)
+        peers = Peers(proxies, partial(self.metrics.count, STRAYS), SystemClock().monotonic_seconds)
         around = Around(OpenGate(), self.recorder, FakeLimits(), self.metrics, peers)
         self.app = app or create_app(endpoints, SimpleNamespace(), around, cors_origins=origins)
         self._config = http._uvicorn_config(self.app, tls)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qimem.kernel import limits
+from qimem.observability.metrics import CLOSED
 from qimem.web.kit.protocol import GuardedProtocol
 from tests.api.edge import BIG, Edge, only
 from tests.api.raw import Raw, chunked, get, post
@@ -272,23 +273,35 @@ def test_asking_again_does_not_keep_a_stalled_connection(transport: str) -> None
     assert gone < SHORT + SLACK_SECONDS
 
 
-def test_beyond_the_connection_limit_a_newcomer_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_the_connection_limit_a_newcomer_is_closed_at_once_while_all_others_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
-    with Edge(only()) as edge, Raw(edge.url) as first:
-        with Raw(edge.url) as second, Raw(edge.url) as third:
-            for connection in (first, second):
-                connection.send(get())
-                assert connection.answer().status == 200
+    with Edge(only()) as edge, Raw(edge.url) as first, Raw(edge.url) as second:
+        for connection in (first, second):
+            connection.send(get("/v1/slow"))
+        while len(edge.served) < 2:
+            time.sleep(0.01)
+        with Raw(edge.url) as third:
             started = time.monotonic()
             assert third.closed()
             assert time.monotonic() - started < SLACK_SECONDS
-            first.send(get())
-            assert first.answer().status == 200
-        while edge.call(lambda: len(edge.server.server_state.connections)) > 1:
-            time.sleep(0.01)
-        with Raw(edge.url) as fourth:
-            fourth.send(get())
-            assert fourth.answer().status == 200
+        edge.release()
+        for connection in (first, second):
+            assert connection.answer().status == 200
+
+
+def test_beyond_the_connection_limit_idle_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
+    with Edge(only()) as edge, Raw(edge.url) as first, Raw(edge.url) as second:
+        for connection in (first, second):
+            connection.send(get())
+            assert connection.answer().status == 200
+        with Raw(edge.url) as third:
+            third.send(get())
+            assert third.answer().status == 200
+        assert first.rest_or_reset() == b""
+        assert edge.metrics.counts(CLOSED)["idle"] == 2
 
 
 def test_a_fault_of_one_connection_does_not_end_the_watch_over_the_others() -> None:

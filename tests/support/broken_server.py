@@ -295,6 +295,13 @@ def looks_at_every_connection() -> None:
     _replace(GuardedProtocol, "on_headers_complete", slowly)
 
 
+def takes_everything_on() -> None:
+    """No turn of the loop is too long, and no refusal makes anybody wait."""
+    from qimem.web.kit.admission import Admission
+
+    _replace(Admission, "admits", lambda _admission, _now: True)
+
+
 def chokes_on_duplicate_keys() -> None:
     """A check raises what nobody expects."""
     from qimem.web.kit import json_guard

@@ -1,4 +1,4 @@
-"""Shims before the C library: C files of this directory, compiled once for each run with `cc`."""
+"""C files of this directory, compiled once for each run with `cc`: shims before the C library, and programs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ _SOURCES = Path(__file__).parent
 @cache
 def shim(name: str) -> Path:
     """The shared object for LD_PRELOAD; several are given with a colon between them."""
+    return _compiled(name, f"{name}.so", "-shared", "-fPIC")
+
+
+@cache
+def program(name: str) -> Path:
+    """The executable."""
+    return _compiled(name, name)
+
+
+def _compiled(name: str, made: str, *options: str) -> Path:
     place = Path(mkdtemp(prefix=f"{name}-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    made, source = place / f"{name}.so", _SOURCES / f"{name}.c"
-    command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, source, "-ldl"]
-    subprocess.run(command, check=True)
-    return made
+    command = ["cc", *options, "-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-o", place / made, _SOURCES / f"{name}.c", "-ldl"], check=True)
+    return place / made

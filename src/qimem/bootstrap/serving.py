@@ -35,7 +35,7 @@ from qimem.kms.hierarchy import RootKey
 from qimem.kms.instance import Instance
 from qimem.kms.signing_keys import DueSigningKeys
 from qimem.observability.logging import report_failed_job
-from qimem.observability.metrics import Metrics
+from qimem.observability.metrics import CHECKPOINT_FAILURES, STRAYS, Metrics
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.jobs import ExpiredRowsRepository, JobRepository
@@ -142,7 +142,7 @@ async def start(
     metrics = Metrics([endpoint.name for endpoint in ENDPOINTS], None if shared is None else shared.metrics)
     limits = _limits(settings, counter, throw_away=throw_away)
     origins = settings.web.cors_origins
-    peers = Peers(settings.server.trusted_proxies, metrics.stray, clock.monotonic_seconds)
+    peers = Peers(settings.server.trusted_proxies, partial(metrics.count, STRAYS), clock.monotonic_seconds)
     around = Around(core.bearer, log.recorder, limits, metrics, peers)
     app = create_app(ENDPOINTS, services, around, cors_origins=origins)
     watching = _watching(core, log, sinks, metrics)
@@ -157,7 +157,7 @@ def _watching(
     core: Core, log: AuditLog, sinks: Sequence[Sink], metrics: Metrics
 ) -> tuple[Callable[[], Awaitable[None]], ...]:
     """Tells how this worker is, and brings checkpoints elsewhere; how to end both."""
-    delivery = log.delivery(sinks, metrics.checkpoint_failed)
+    delivery = log.delivery(sinks, partial(metrics.count, CHECKPOINT_FAILURES))
     delivery.start()
     # All workers share the disk; one of them says so.
     space = log.space(_log.warning if metrics.first else _log.debug)

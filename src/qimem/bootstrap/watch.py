@@ -15,7 +15,8 @@ from qimem.audit.trail import AuditTrail
 from qimem.identity.passwords import PasswordLane
 from qimem.kernel.clock import Clock
 from qimem.kernel.limits import METRICS_SECONDS
-from qimem.observability.metrics import SINKS, Metrics
+from qimem.observability.lines import LINES
+from qimem.observability.metrics import LOG_DROPPED, SINKS, Metrics
 
 _STATM = Path("/proc/self/statm")
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -52,6 +53,7 @@ class WorkerWatch:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._looking: asyncio.Future[None] | None = None
         self._open_files, self._room = 0.0, Room(0.0, math.inf)
+        self._dropped = 0
 
     def start(self) -> None:
         """Begin; to be called on the loop."""
@@ -73,6 +75,8 @@ class WorkerWatch:
                 self._looking = loop.run_in_executor(self._thread, self._look)
                 await asyncio.wait({self._looking}, timeout=METRICS_SECONDS)
             self._metrics.tell(self._values(late), self._clock.monotonic_seconds())
+            dropped, self._dropped = LINES.dropped - self._dropped, LINES.dropped
+            self._metrics.count(LOG_DROPPED, more=dropped)
             due = loop.time() + METRICS_SECONDS
             await asyncio.sleep(METRICS_SECONDS)
             late = loop.time() - due

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from qimem.crypto.passwords import (
@@ -65,6 +66,7 @@ class PasswordLane:
         self._peppers = peppers
         self._profile = profile
         self._dummy = dummy_phc(profile)
+        self._places = 0
         self._own = _Threads("password", PASSWORD_LANE_WIDTH, PASSWORD_LANE_QUEUE_MAX)
         self._imported = _Threads("imported-password", IMPORTED_LANE_WIDTH, IMPORTED_LANE_QUEUE_MAX)
 
@@ -76,6 +78,21 @@ class PasswordLane:
         """
         pepper = await self._peppers.pepper(realm_id)
         return await self._own.run(lambda: hash_password(password, pepper, self._profile))
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Keep a place for somebody whose password will be judged, before anything is written for them.
+
+        Raises:
+            Unavailable: `overloaded`: too many passwords wait.
+        """
+        if max(self._places, self._own.waiting) >= PASSWORD_LANE_QUEUE_MAX:
+            raise _overloaded()
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
 
     def is_outdated(self, phc: str, password: str) -> bool:
         """Whether a stored hash should be replaced now that its normalized password is known."""
@@ -131,7 +148,7 @@ class _Threads:
 
     async def run(self, work: Callable[[], T]) -> T:
         if self.waiting >= self._waiting_max:
-            raise Unavailable("too many logins at once", code="overloaded")
+            raise _overloaded()
         self.waiting += 1
         loop = asyncio.get_running_loop()
         submitted = self._threads.submit(work)
@@ -141,7 +158,7 @@ class _Threads:
             answer = asyncio.shield(asyncio.wrap_future(submitted))
             return await asyncio.wait_for(answer, PASSWORD_LANE_WAIT_SECONDS)
         except TimeoutError as error:
-            raise Unavailable("too many logins at once", code="overloaded") from error
+            raise _overloaded() from error
         finally:
             submitted.cancel()
 
@@ -150,6 +167,10 @@ class _Threads:
 
     def _done(self) -> None:
         self.waiting -= 1
+
+
+def _overloaded() -> Unavailable:
+    return Unavailable("too many logins at once", code="overloaded")
 
 
 def _lower_priority() -> None:

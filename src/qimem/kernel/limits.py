@@ -16,7 +16,36 @@ HEADER_BYTES_MAX: Final = 32 * 1024
 HEADER_COUNT_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
 CONNECTIONS_MAX: Final = 10_000
-"""Per worker; beyond it a new connection is closed at once, before any work is done for it."""
+"""Per worker; beyond it those that have been idle longest are closed for newcomers, who are closed at once when none is."""
+CONNECTIONS_ROOM: Final = 100
+"""Idle connections that are closed at once then: to look for each alone would cost more than to serve it."""
+ACCEPTED_PER_TURN: Final = 64
+"""New connections of a worker in one turn of its loop; the next ones wait with the system."""
+PIPELINED_MAX: Final = 4_096
+"""Requests of all connections of a worker together that wait for the answer to an earlier one of theirs."""
+
+# Overload. A worker that is late refuses new requests before anything is done for them; ADR 0014.
+TURN_SECONDS: Final = 0.015
+"""Processor time of one turn of the event loop. `/health` waits for two at most, and is to be answered within 0.1 s."""
+REST_SECONDS: Final = 2
+"""Who was refused is told to come back after that long, and is not read for half of it up to all of it."""
+BODIES_BYTES_MAX: Final = 24 * 1024 * 1024
+"""Declared sizes of the bodies that are on their way to a worker; beyond it requests are refused before theirs is read."""
+BODIES_ANONYMOUS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of those that come without a good token: they need far less."""
+LARGE_BODY_BYTES: Final = 64 * 1024
+"""Larger ones take up to 10 ms a megabyte, and wait for a turn with time for them."""
+LARGE_BYTES_PER_TURN: Final = 4 * 1024 * 1024
+"""Or one body, however large."""
+LARGE_BODIES_MAX: Final = 32
+"""That wait for their turn."""
+BODY_BYTES_FREE: Final = 4 * 1024
+"""Smaller ones are not counted there: what nearly all requests need passes whatever others send."""
+UNREAD_BYTES_MAX: Final = 24 * 1024 * 1024
+"""Answers that a worker keeps for clients who do not read; beyond it those who have not read for longest are cut."""
+QUEUE_AGE_SHARE: Final = 0.7
+"""Where work has waited for so much of the time that a caller has for the database, no more is taken: whoever comes
+would get no answer in time."""
 
 # TLS.
 HANDSHAKE_SECONDS: Final = 10.0
@@ -160,6 +189,8 @@ KNOWN_ADDRESS_NOTED_SECONDS: Final = 86_400
 # The password lane: 19 MiB per running hash, so width times 19 MiB is its memory.
 PASSWORD_LANE_WIDTH: Final = 2
 PASSWORD_LANE_QUEUE_MAX: Final = 64
+LOGINS_AT_ONE_NAME_MAX: Final = 32
+"""That wait or are judged: one name must not take all places of the lane."""
 PASSWORD_LANE_WAIT_SECONDS: Final = 5.0
 
 # What one login may cost for a password hash that another system made.
@@ -280,6 +311,11 @@ OUTBOUND_ANSWER_BYTES_MAX: Final = 64 * 1024
 """With its head."""
 OUTBOUND_RESOLVING_MAX: Final = 4
 """Names at once: a resolver that hangs keeps its thread for half a minute."""
+# Logs.
+LOG_LINES_WAITING_MAX: Final = 1_024
+"""Lines that wait for whoever reads standard error; beyond it they are dropped and counted."""
+LOG_LINE_SECONDS: Final = 0.05
+"""How long who logs waits for a line to be written; the next ones are not waited for until that one is."""
 
 # Processes.
 WORKERS_MAX: Final = 64

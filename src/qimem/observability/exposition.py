@@ -14,8 +14,11 @@ from qimem.observability.metrics import (
     BOUNDS_SECONDS,
     BUILD,
     CHECKPOINT_FAILURES,
+    CLOSED,
     DURATION,
     GAUGES,
+    LOG_DROPPED,
+    REFUSED,
     REQUESTS,
     STARTS,
     STRAYS,
@@ -40,14 +43,12 @@ class _AllRows(Collector):
             duration.add_metric([sample.operation], buckets, sample.seconds)
         yield requests
         yield duration
-        yield CounterMetricFamily(STRAYS.name, STRAYS.help, value=self._metrics.strays())
+        for metric in (STRAYS, REFUSED, CLOSED, LOG_DROPPED, CHECKPOINT_FAILURES):
+            counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for value, count in self._metrics.counts(metric).items():
+                counter.add_metric([value] if metric.labels else [], count)
+            yield counter
         yield CounterMetricFamily(STARTS.name, STARTS.help, value=self._metrics.starts())
-        failures = CounterMetricFamily(
-            CHECKPOINT_FAILURES.name, CHECKPOINT_FAILURES.help, labels=CHECKPOINT_FAILURES.labels
-        )
-        for sink, count in self._metrics.checkpoint_failures().items():
-            failures.add_metric([sink], count)
-        yield failures
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([self._version], 1)
         yield build

@@ -11,7 +11,6 @@ of a driver's error repeats the values it was given.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sys
@@ -24,6 +23,7 @@ import structlog
 from qimem.errors import QimemError
 from qimem.kernel.clock import SystemClock, rfc3339
 from qimem.kernel.refusal import Refused
+from qimem.observability.lines import LINES
 
 FIELDS = frozenset({
     "ts", "level", "event", "request_id", "realm", "actor", "method", "route", "status", "code", "address",
@@ -92,12 +92,10 @@ def report_failed_job(job: str, error: BaseException) -> None:
 
 
 class _Stderr:
-    """Writes whole lines. A log that nobody reads any more must not stop the server."""
+    """Writes whole lines."""
 
     def msg(self, message: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(message + "\n")
-            sys.stderr.flush()
+        LINES.put(message)
 
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 

@@ -48,6 +48,23 @@ DURATION: Final = Metric(
     "From the head of a request to its answer, the wait for its body included.",
     ("operation",),
 )
+REFUSED: Final = Metric(
+    "qimem_overload_refused_total",
+    Kind.COUNTER,
+    "Requests refused before any work: the worker was late (`turn`), kept too many unfinished bodies (`bodies`) or "
+    "requests behind others of their connection (`pipelined`).",
+    ("reason",),
+)
+CLOSED: Final = Metric(
+    "qimem_overload_connections_closed_total",
+    Kind.COUNTER,
+    "Connections closed to make room: `idle` for newcomers, `full` newcomers without room, `unread` of clients who do "
+    "not read.",
+    ("reason",),
+)
+LOG_DROPPED: Final = Metric(
+    "qimem_log_lines_dropped_total", Kind.COUNTER, "Log lines that nobody read in time. Never audit records."
+)
 STARTS: Final = Metric(
     "qimem_worker_starts_total", Kind.COUNTER, "Workers that were started, the first ones included."
 )
@@ -102,7 +119,21 @@ GAUGES: Final = (
         for sink in SINKS
     ),
 )
-METRICS: Final = (REQUESTS, DURATION, STRAYS, STARTS, CHECKPOINT_FAILURES, BUILD, *GAUGES)
+COUNTS: Final = (
+    (REFUSED, "turn"),
+    (REFUSED, "bodies"),
+    (REFUSED, "pipelined"),
+    (CLOSED, "idle"),
+    (CLOSED, "full"),
+    (CLOSED, "unread"),
+    (LOG_DROPPED, ""),
+    (STRAYS, ""),
+    *((CHECKPOINT_FAILURES, sink) for sink in SINKS),
+)
+"""Plain counters, each with the value of its label."""
+METRICS: Final = (
+    REQUESTS, DURATION, STRAYS, REFUSED, CLOSED, LOG_DROPPED, STARTS, CHECKPOINT_FAILURES, BUILD, *GAUGES,
+)  # fmt: skip
 """Every metric there is."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -118,6 +149,7 @@ _MEMORY_BYTES: Final = _ROW_BYTES * WORKERS_MAX
 _BUCKETS: Final = len(BOUNDS_SECONDS) + 1
 _PER_OPERATION: Final = len(STATUSES) + _BUCKETS + 1
 """A count for each status and each bucket, and the sum in nanoseconds."""
+_COUNT_AT: Final = {count: place for place, count in enumerate(COUNTS)}
 _STATUS_AT: Final = {status: place for place, status in enumerate(STATUSES)}
 _NANOSECONDS: Final = 1_000_000_000
 _MICRO: Final = 1_000_000
@@ -157,9 +189,8 @@ class Metrics:
         self._gauges_at = len(self._operations) * _PER_OPERATION
         self._stamp_at = self._gauges_at + len(GAUGES)
         self._starts_at = self._stamp_at + 1
-        self._strays_at = self._starts_at + 1
-        self._failures_at = self._strays_at + 1
-        if (self._failures_at + len(SINKS)) * _CELL_BYTES > _ROW_BYTES:
+        self._counts_at = self._starts_at + 1
+        if (self._counts_at + len(COUNTS)) * _CELL_BYTES > _ROW_BYTES:
             raise ValueError("more metrics than a row holds")
         memory = mmap.mmap(-1 if descriptor is None else descriptor, _MEMORY_BYTES)
         self._rows = [
@@ -186,9 +217,17 @@ class Metrics:
         own[base + bisect_left(BOUNDS_SECONDS, seconds)] += 1
         own[base + _BUCKETS] += int(seconds * _NANOSECONDS)
 
-    def stray(self) -> None:
-        """Count a request whose forwarded headers were ignored."""
-        self._own[self._strays_at] += 1
+    def count(self, metric: Metric, reason: str = "", more: int = 1) -> None:
+        """Add to one of `COUNTS`."""
+        self._own[self._counts_at + _COUNT_AT[metric, reason]] += more
+
+    def counts(self, metric: Metric) -> dict[str, int]:
+        """Value of the label → how many, over all workers; of one of `COUNTS`."""
+        return {
+            reason: sum(row[self._counts_at + place] for row in self._rows)
+            for (counted, reason), place in _COUNT_AT.items()
+            if counted is metric
+        }
 
     def tell(self, values: Sequence[float], now: float) -> None:
         """How this worker is.
@@ -217,18 +256,6 @@ class Metrics:
     def starts(self) -> int:
         """How many workers have claimed a row."""
         return sum(row[self._starts_at] for row in self._rows)
-
-    def strays(self) -> int:
-        """Requests of all workers whose forwarded headers were ignored."""
-        return sum(row[self._strays_at] for row in self._rows)
-
-    def checkpoint_failed(self, sink: str) -> None:
-        """Count an attempt that failed, at one of `SINKS`."""
-        self._own[self._failures_at + SINKS.index(sink)] += 1
-
-    def checkpoint_failures(self) -> dict[str, int]:
-        """Sink → attempts that failed."""
-        return {sink: sum(row[self._failures_at + at] for row in self._rows) for at, sink in enumerate(SINKS)}
 
     def gauges(self, now: float) -> dict[int, list[float]]:
         """Number of each worker that was heard of lately → one value for each of `GAUGES`.

@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 
 from qimem.config.schema import Settings
-from qimem.kernel.limits import DRAIN_SECONDS
+from qimem.kernel.limits import ACCEPTED_PER_TURN, DRAIN_SECONDS
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.shared_memory import SharedMemory
 from qimem.observability.logging import logger
@@ -160,7 +160,10 @@ async def serve(
     _settle()
     try:
         async with _beside(running, listeners, stop):
-            await server.serve(sockets=[listeners.main])
+            # libuv accepts one connection of a listening descriptor in each turn of the loop (since 1.45): under load
+            # that was forty a second, and newcomers, health checks among them, waited for minutes.
+            more = [listeners.main.dup() for _ in range(ACCEPTED_PER_TURN - 1)]
+            await server.serve(sockets=[listeners.main, *more])
     finally:
         try:
             await asyncio.wait_for(running.close(), _CLOSE_SECONDS)

@@ -27,6 +27,7 @@ from qimem.kernel.limits import (
     POSTGRES_IDLE_SECONDS,
     POSTGRES_POOL_MAX,
     POSTGRES_RETRIES_MAX,
+    QUEUE_AGE_SHARE,
     WRITE_QUEUE_MAX,
 )
 from qimem.kernel.transaction import Tx, UniqueViolation
@@ -71,6 +72,8 @@ class PostgresDatabase(EpochRows):
         self._local = threading.local()
         self._open: set[PostgresConnection] = set()
         self._queued = 0
+        self._age = 0.0
+        """How long the operation that was last begun had waited for a thread; 0 while threads are free."""
         self._distrusted = 0.0
         self._epoch_reader = EpochReader(url, self._servers, self._distrust)
 
@@ -109,26 +112,31 @@ class PostgresDatabase(EpochRows):
         self._fork_guard.check()
         if self._closed:
             raise storage_unavailable()
-        if self._queued >= WRITE_QUEUE_MAX:
+        # As many as there are threads wait for one operation alone.
+        seconds = patience.seconds()
+        late = self._age > QUEUE_AGE_SHARE * seconds and self._queued >= 2 * POSTGRES_POOL_MAX
+        if late or self._queued >= WRITE_QUEUE_MAX:
             raise Unavailable("too many database operations at once", code="overloaded")
         self._queued += 1
-        seconds = patience.seconds()
         operation = Operation(seconds)
         running = asyncio.get_running_loop().run_in_executor(self._threads, self._do, work, operation)
         running.add_done_callback(self._done)
         # Only waited for: a caller that goes away must neither undo nor half-do what it asked for.
         await asyncio.wait({running}, timeout=seconds)
-        patience.spend(time.monotonic() - (operation.deadline - seconds))
+        patience.spend(time.monotonic() - operation.since)
         if not running.done():
             raise operation.abandon()
         return running.result()
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         self._queued -= 1
+        if self._queued < POSTGRES_POOL_MAX:
+            self._age = 0.0
         if not future.cancelled():
             future.exception()
 
     def _do(self, work: Callable[[Operation], T], operation: Operation) -> T:
+        self._age = time.monotonic() - operation.since
         operation.check()
         return work(operation)
 

@@ -19,10 +19,11 @@ class Operation:
         seconds: How long the caller waits.
     """
 
-    __slots__ = ("_abandoned", "_committing", "_lock", "deadline")
+    __slots__ = ("_abandoned", "_committing", "_lock", "deadline", "since")
 
     def __init__(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
+        self.since = time.monotonic()
+        self.deadline = self.since + seconds
         self._lock = threading.Lock()
         self._abandoned = False
         self._committing = False

@@ -26,7 +26,7 @@ from typing import Any
 import apsw
 
 from qimem.errors import Unavailable, outcome_unknown, storage_unavailable
-from qimem.kernel.limits import GROUP_COMMIT_MAX, WRITE_QUEUE_MAX, WRITE_SECONDS
+from qimem.kernel.limits import GROUP_COMMIT_MAX, QUEUE_AGE_SHARE, WRITE_QUEUE_MAX, WRITE_SECONDS
 from qimem.kernel.transaction import Tx
 from qimem.storage.sqlite_connection import (
     CHECKPOINT_PAGES,
@@ -54,6 +54,7 @@ class _Operation:
     work: Callable[[Tx], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    since: float
     turn: list[None] = field(default_factory=lambda: [None])
     timer: asyncio.TimerHandle | None = None
     value: Any = None
@@ -91,6 +92,8 @@ class SqliteWriter:
         self._shut = False
         """Whether the connection could not be opened again after a failure."""
         self._begun: float | None = None
+        self._age = 0.0
+        """How long the oldest of the group that was last begun had waited; 0 when nobody waits."""
         self._log_pages = 0
         self._connection.set_wal_hook(self._note_log)
         self._old_locks: int | None = None
@@ -107,17 +110,21 @@ class SqliteWriter:
         """
         if self._closed:
             raise storage_unavailable()
-        if self._queue.qsize() >= WRITE_QUEUE_MAX:
+        waiting, now = self._queue.qsize(), time.monotonic()
+        # What fits into the next group has to wait for one commit alone.
+        if waiting >= WRITE_QUEUE_MAX or (
+            self._age > QUEUE_AGE_SHARE * self._seconds and waiting >= GROUP_COMMIT_MAX
+        ):
             raise Unavailable("too many writes at once", code="overloaded")
         begun = self._begun
-        if begun is not None and time.monotonic() - begun > self._seconds:
+        if begun is not None and now - begun > self._seconds:
             # Who comes now would wait in vain.
             raise storage_unavailable()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         # Retrieved here once, so that a caller who left does not turn its error into a warning.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        operation = _Operation(work, future, loop)
+        operation = _Operation(work, future, loop, now)
         operation.timer = loop.call_later(self._seconds, operation.expire)
         self._queue.put(operation)
         # A caller that goes away must neither undo nor half-do what it asked for.
@@ -139,10 +146,13 @@ class SqliteWriter:
             group, signal = self._gather()
             if group:
                 self._begun = time.monotonic()
+                self._age = self._begun - group[0].since
                 self._run(group)
                 if self._log_pages >= CHECKPOINT_PAGES and self._guard.intact():
                     checkpoint(self._connection)
                 self._begun = None
+                if self._queue.empty():
+                    self._age = 0.0
             if signal is _Signal.REVIVE:
                 self._revive()
         close(self._connection, keep_log=not self._guard.may_save_log())

@@ -1,6 +1,6 @@
 """The HTTP application: one ASGI callable that judges every request in the order of the contract.
 
-Path 404 · method 405 · declared length 413 · limit of the address 429 · token 401 · limit of the client 429
+Too much to do 503 · path 404 · method 405 · declared length 413 · limit of the address 429 · token 401 · limit of the client 429
 · permission 403 · media type 415 · body 400 · realm 404 · and then whatever the handler finds. What has to be recorded
 is recorded before its answer. Every endpoint of every resource passes through the same lines below; a handler never
 authenticates, decodes or renders anything itself.
@@ -19,9 +19,11 @@ from qimem.kernel import freshness
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.context import Actor, RequestContext
 from qimem.kernel.epochs import RealmCache
+from qimem.kernel.limits import BODY_BYTES_FREE, LARGE_BODY_BYTES
 from qimem.observability.logging import report_unexpected
 from qimem.observability.metrics import Metrics
 from qimem.web.kit import errors, json_guard
+from qimem.web.kit.admission import Admission, Body
 from qimem.web.kit.asked import Asked, RateLimits, Receive, Scope, Send, exchange_of
 from qimem.web.kit.cors import Cors
 from qimem.web.kit.endpoint import Call, Endpoint, RawAnswer
@@ -29,7 +31,7 @@ from qimem.web.kit.errors import TransportError
 from qimem.web.kit.forwarded import Peers
 from qimem.web.kit.gate import Gate, is_no_client
 from qimem.web.kit.media_types import check_media
-from qimem.web.kit.reading import check_head, checked_body, idempotency_key, query_of, read_body
+from qimem.web.kit.reading import check_head, checked_body, declared, idempotency_key, query_of, read_body
 from qimem.web.kit.recording import Recorder, code_of, note_refusal, waits_for_record
 from qimem.web.kit.router import Router, allow_header
 from qimem.web.services import Services
@@ -71,6 +73,8 @@ class App:
         *,
         cors_origins: Sequence[str] = (),
     ) -> None:
+        self.admission = Admission(around.metrics)
+        self._always = frozenset(endpoint.path for endpoint in endpoints if endpoint.unmetered)
         self._router = Router(endpoints)
         self._services = services
         self._gate = around.gate
@@ -156,10 +160,7 @@ class App:
 
     async def _judge(self, asked: Asked) -> Answer:
         scope, headers = asked.scope, asked.headers
-        raw_path = scope.get("raw_path")
-        if raw_path is not None and b"%" in raw_path:
-            # No path of ours needs escapes; an escaped one is a second spelling of something.
-            raise TransportError(400, "path is not canonical", "invalid_request")
+        self._look_at(asked)
         if scope["method"] == "OPTIONS":
             return await self._options(asked)
         endpoint, parameters = self._router.find(scope["method"], scope["path"])
@@ -173,8 +174,8 @@ class App:
         if endpoint.request is not None:
             check_media(headers, endpoint)
             whole = asked.exchange.whole_body() if asked.exchange is not None else None
-            if whole is None:
-                whole = await read_body(endpoint, asked.receive)
+            if whole is None or len(whole) > LARGE_BODY_BYTES:
+                whole = await self._awaited_body(asked, endpoint, whole, known=admitted is not None)
                 if admitted is not None:
                     # Seconds may have passed, and with them the token or the key: decide on what is now.
                     admitted = await self._gate.authenticate(headers.get(b"authorization"))
@@ -198,6 +199,44 @@ class App:
             self._recorder.require_writable()
             asked.draft = draft
         return _rendered(endpoint, call, await endpoint.handler(call))
+
+    def _look_at(self, asked: Asked) -> None:
+        """Refuse what nothing is done for: it comes when there is too much to do, or its path is no path.
+
+        Raises:
+            Unavailable: `overloaded`.
+            TransportError: 400.
+        """
+        scope = asked.scope
+        if not self.admission.admits(asked.began) and scope["path"] not in self._always:
+            asked.turn_away()
+            raise self.admission.refusal()
+        raw_path = scope.get("raw_path")
+        if raw_path is not None and b"%" in raw_path:
+            # No path of ours needs escapes; an escaped one is a second spelling of something.
+            raise TransportError(400, "path is not canonical", "invalid_request")
+
+    async def _awaited_body(
+        self, asked: Asked, endpoint: Endpoint, whole: bytes | None, *, known: bool
+    ) -> bytes:
+        """The body when all of it is there, and there is time for one of its size."""
+        # Of a chunked one nobody knows; it may become as large as is allowed.
+        size = 0 if whole is not None else declared(asked) or endpoint.body_bytes_max
+        counted = size if size > BODY_BYTES_FREE else 0
+        sender = Body.KNOWN if known else Body.ANONYMOUS
+        try:
+            self.admission.keep_body(sender, counted)
+        except Unavailable:
+            asked.turn_away()
+            raise
+        try:
+            if whole is None:
+                whole = await read_body(endpoint, asked.receive)
+            if len(whole) > LARGE_BODY_BYTES:
+                await self.admission.begin_large(len(whole))
+        finally:
+            self.admission.drop_body(sender, counted)
+        return whole
 
     async def _admit(
         self, asked: Asked, endpoint: Endpoint, draft: AuditDraft

@@ -12,6 +12,7 @@ import pytest
 from qimem.errors import NotFound, Unavailable
 from qimem.kernel.limits import GROUP_COMMIT_MAX, POSTGRES_POOL_MAX, WRITE_QUEUE_MAX
 from qimem.kernel.transaction import ForeignKeyViolation, Tx, UniqueViolation
+from qimem.storage import postgres, sqlite_writer
 from qimem.storage.database import DatabaseLocation, OpenDatabase
 from tests.contract.storage import workers
 from tests.contract.storage.rows import ACME, COUNT_SPENT, add_realm, add_role, claim, names
@@ -342,3 +343,37 @@ def _in_a_fork(call: Callable[[], Coroutine[object, object, object]]) -> int:
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def test_behind_work_that_waited_too_long_no_more_is_taken_until_it_is_done(
+    database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.write(add_realm)
+    if (writer := getattr(database, "_writer", None)) is not None:
+        writer._seconds = 60
+    first, second = threading.Event(), threading.Event()
+    holding = hold(database, first)
+    await asyncio.sleep(0.05)
+    # All of these wait for longer than the limit; with those behind them there is more than one group.
+    behind = hold(database, second)
+    queued = [
+        asyncio.ensure_future(database.write(lambda tx, n=n: claim(tx, b"%d" % n)))
+        for n in range(GROUP_COMMIT_MAX)
+    ]
+    await asyncio.sleep(0.1)
+    # Only now: on a slow machine the first ones wait, too.
+    for module in (sqlite_writer, postgres):
+        monkeypatch.setattr(module, "QUEUE_AGE_SHARE", 0.0001)
+    first.set()
+    await asyncio.sleep(0.1)
+    more = [
+        asyncio.ensure_future(database.write(lambda tx, n=n: claim(tx, b"more %d" % n)))
+        for n in range(2 * GROUP_COMMIT_MAX)
+    ]
+    await asyncio.sleep(0.05)
+    refused = [call for call in more if call.done()]
+    assert refused
+    assert {call.exception().code for call in refused} == {"overloaded"}
+    second.set()
+    await asyncio.gather(*holding, *behind, *queued, *(call for call in more if call not in refused))
+    assert await database.write(lambda tx: claim(tx, b"afterwards"))

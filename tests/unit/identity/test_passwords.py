@@ -4,6 +4,7 @@ import asyncio
 import threading
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -239,3 +240,34 @@ async def test_passwords_are_hashed_on_threads_of_their_own(
     await asyncio.gather(*(lane.hash(ACME, PHRASE) for _ in range(20)))
     assert 1 <= len(names) <= PASSWORD_LANE_WIDTH
     assert all(name.startswith("password") for name in names)
+
+
+async def test_a_place_is_kept_before_there_is_work_and_given_back(lane: PasswordLane) -> None:
+    with ExitStack() as places:
+        for _ in range(PASSWORD_LANE_QUEUE_MAX):
+            places.enter_context(lane.place())
+        with pytest.raises(Unavailable) as caught, lane.place():
+            pytest.fail("a place too many")
+        assert caught.value.code == "overloaded"
+    with lane.place():
+        assert not await lane.verify(ACME, SecretText(PHRASE), None)
+
+
+async def test_a_place_is_given_back_by_whoever_fails(lane: PasswordLane) -> None:
+    for _ in range(PASSWORD_LANE_QUEUE_MAX + 1):
+        with pytest.raises(KeyError), lane.place():
+            raise KeyError
+
+
+async def test_there_is_no_place_behind_a_full_lane(
+    lane: PasswordLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(passwords, "hash_password", lambda *_: str(release.wait(10)))
+    waiting = [asyncio.create_task(lane.hash(ACME, PHRASE)) for _ in range(PASSWORD_LANE_QUEUE_MAX)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable), lane.place():
+        pytest.fail("a place too many")
+    release.set()
+    await asyncio.gather(*waiting)

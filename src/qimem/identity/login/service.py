@@ -28,7 +28,7 @@ from qimem.identity.second_factor import SecondFactor, SecondFactors, invalid_co
 from qimem.identity.usernames import find_canonical_username
 from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.ids import RealmId
-from qimem.kernel.limits import MFA_CODE_CHARS_MAX, PASSWORD_LANE_QUEUE_MAX, PASSWORD_LANE_WIDTH
+from qimem.kernel.limits import LOGINS_AT_ONE_NAME_MAX, MFA_CODE_CHARS_MAX, PASSWORD_LANE_WIDTH
 from qimem.kernel.secret import SecretText
 from qimem.kernel.transaction import Database, Tx
 
@@ -105,12 +105,19 @@ class LoginService:
             # Nobody can have this name; the answer takes as long as for one that somebody has.
             await self._lane.verify(realm_id, shown.password, None)
             raise _invalid_credentials()
-        async with self._turn((realm_id, username_key)):
-            attempt = await self._attempts.begin(realm_id, username_key, draft.address)
-            found = await self._database.read(lambda tx: self._look_up(tx, realm_id, username_key))
-            known = await self._judge(attempt, found, shown, draft)
-            await self._attempts.succeeded(attempt)
-            return known
+        # The place comes before the count: a flood of others would make good logins count as guesses.
+        with self._lane.place():
+            async with self._turn((realm_id, username_key)):
+                return await self._counted(realm_id, username_key, shown, draft)
+
+    async def _counted(
+        self, realm_id: RealmId, username_key: str, shown: Credentials, draft: AuditDraft
+    ) -> SignedIn:
+        attempt = await self._attempts.begin(realm_id, username_key, draft.address)
+        found = await self._database.read(lambda tx: self._look_up(tx, realm_id, username_key))
+        known = await self._judge(attempt, found, shown, draft)
+        await self._attempts.succeeded(attempt)
+        return known
 
     @asynccontextmanager
     async def counting_by_oneself(self, realm_id: RealmId, user_id: UUID) -> AsyncIterator[None]:
@@ -121,10 +128,11 @@ class LoginService:
             Unavailable: it cannot be counted.
         """
         subject = str(user_id)
-        async with self._turn((realm_id, subject)):
-            await self._attempts.begin_by_oneself(realm_id, subject)
-            yield
-            await self._attempts.succeeded_by_oneself(realm_id, subject)
+        with self._lane.place():
+            async with self._turn((realm_id, subject)):
+                await self._attempts.begin_by_oneself(realm_id, subject)
+                yield
+                await self._attempts.succeeded_by_oneself(realm_id, subject)
 
     async def prove(self, user: UserRecord, shown: Credentials, draft: AuditDraft) -> SignedIn:
         """Who is signed in shows anew that it is they: the same judgement, with a count of its own.
@@ -230,7 +238,7 @@ class LoginService:
 
         Each counts before it is judged: if many good logins at once all counted first, some would be refused.
         """
-        if self._waiting[name] >= PASSWORD_LANE_QUEUE_MAX:
+        if self._waiting[name] >= LOGINS_AT_ONE_NAME_MAX:
             raise Unavailable("too many logins at once", code="overloaded")
         turns = self._turns.setdefault(name, asyncio.Semaphore(PASSWORD_LANE_WIDTH))
         self._waiting[name] += 1

@@ -44,7 +44,7 @@ class Asked:
     """One request; headers of the same name show the last value. It is the meter that services charge."""
 
     __slots__ = (
-        "_limits", "address", "began", "charge", "draft", "endpoint", "exchange", "headers", "heard", "receive", "request_id", "scope",
+        "_limits", "address", "began", "charge", "draft", "endpoint", "exchange", "headers", "heard", "receive", "request_id", "scope", "shed",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,13 @@ class Asked:
         """None as long as nobody was charged."""
         self.heard = False
         """Whether its path, method and head are such that a limit may refuse it."""
+        self.shed = False
+
+    def turn_away(self) -> None:
+        """It is refused because there is too much to do: nobody is charged, and its connection rests."""
+        self.shed = True
+        if self.exchange is not None:
+            self.exchange.turn_away()
 
     async def charge_client(self, realm_id: RealmId, client_id: ClientId, tier: str, units: int = 1) -> None:
         """Charge the client that was proven to ask.
@@ -106,7 +113,9 @@ class Asked:
     @property
     def owes_charge(self) -> bool:
         """Whether nobody was charged for what is counted."""
-        return self.charge is None and (self.endpoint is None or not self.endpoint.unmetered)
+        return (
+            self.charge is None and not self.shed and (self.endpoint is None or not self.endpoint.unmetered)
+        )
 
     async def charge_unproven(self, failure: Exception | None) -> Limited | None:
         """Charge the address, for nobody was proven to ask.

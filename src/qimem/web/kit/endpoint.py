@@ -99,7 +99,7 @@ class Endpoint:
         idempotent: Honors Idempotency-Key.
         conflicts: The state of things may forbid it, beside what a repetition can meet.
         only_uses: Recorded, though it changes nothing: it uses a key.
-        unmetered: Neither counted nor limited.
+        unmetered: Neither counted nor limited, nor refused when there is too much to do.
         proves_client: Public, and the handler itself charges whom the request proves to come from.
         cacheable: May be stored by caches; everything else may not.
         example: A request that works, shown in the documentation and run in the tests.

@@ -114,15 +114,19 @@ def unreadable(status: int, request_id: bytes) -> tuple[bytes, bytes]:
     """Header lines and body of the answer to what cannot be read as a request.
 
     Args:
-        status: 4xx, or 505.
+        status: 4xx, 503, or 505.
         request_id: What both of them say.
     """
+    told = JSON_ANSWER + b"x-request-id: " + request_id + b"\r\n"
+    if status == 503:
+        overloaded = Unavailable("too many requests at once", code="overloaded")
+        return told + headers_of(overloaded), encode(body_of(overloaded, request_id.decode()))
     body = ErrorBody(
         error=f"invalid HTTP request: {HTTPStatus(status).phrase.lower()}",
         code="payload_too_large" if status == 413 else "invalid_request",
         request_id=request_id.decode(),
     )
-    return JSON_ANSWER + b"x-request-id: " + request_id + b"\r\n", encode(body)
+    return told, encode(body)
 
 
 def item_error(error: QimemError) -> ErrorBody:

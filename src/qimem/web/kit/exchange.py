@@ -14,6 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from qimem.kernel import patience
+from qimem.kernel.limits import LARGE_BODY_BYTES
 from qimem.web.kit.framing import Framing
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
+_NOTHING = bytearray()
+"""In place of a body that was dealt with; nothing is ever added to it."""
 _rendered_defaults: tuple[object, bytes] = (None, b"")
 
 
@@ -72,6 +75,8 @@ class Exchange(RequestResponseCycle):
     """Its answer will be given by somebody else."""
     response_complete = False
     response_started = False
+    shed = False
+    """It is refused because there is too much to do."""
     task: asyncio.Task[None] | None = None
 
     def __init__(self, protocol: GuardedProtocol, scope: Any, framing: Framing, *, keep_alive: bool) -> None:
@@ -133,6 +138,13 @@ class Exchange(RequestResponseCycle):
                 self._protocol.tasks.discard(self.task)
                 self.task = None
 
+    def turn_away(self) -> None:
+        """It is going to be refused because there is too much to do: its connection rests, or ends."""
+        self.shed = True
+        if self.more_body and not 0 < self.framing.length <= LARGE_BODY_BYTES:
+            # To read what is still to come would take the time that others need.
+            self.keep_alive = False
+
     def whole_body(self) -> bytes | None:
         """The body if all of it has arrived; None while some is on its way, or when nobody will send it."""
         if self.more_body or self.disconnected:
@@ -163,6 +175,8 @@ class Exchange(RequestResponseCycle):
             parts.append(body)
         self.transport.write(b"".join(parts))
         self.response_complete = True
+        # Whoever keeps the connection must not keep a quarter of a megabyte with it.
+        self.body = _NOTHING
         self.message_event.set()
         # It holds this exchange, which holds it: without this, every request would wait for the collector.
         del self.scope["extensions"]

@@ -21,7 +21,7 @@ class Unreadable(Exception):
     """The request cannot be read without ambiguity.
 
     Args:
-        status: What to answer: 4xx, or 505.
+        status: What to answer: 4xx, or 505; 503 for one that there is no room for.
     """
 
     def __init__(self, status: int = 400) -> None:

@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, ClassVar, Protocol
+from typing import Any
 from urllib.parse import unquote
-from weakref import WeakSet
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from qimem.kernel import limits
 from qimem.web.kit import errors
+from qimem.web.kit.admission import admission_of
+from qimem.web.kit.crowd import has_room
 from qimem.web.kit.exchange import STATUS_LINES, Exchange, Flow, default_lines
 from qimem.web.kit.framing import Unreadable, judge
+from qimem.web.kit.sweep import Sweep
 
 _DISCARD_BYTES_MAX = limits.DECRYPT_BODY_BYTES_MAX + limits.BODY_BYTES_MAX
 _PIPELINE_MAX = 128
@@ -53,15 +54,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.admission = admission_of(self.config.app)
         self._deadline = math.inf
         self._phase = _IDLE
-        self._steps = 0
-        self._phase_bytes = 0
-        self._header_bytes = 0
-        self._body_bytes = 0
-        self._unsent = 0
+        self._steps = self._unsent = 0
+        self._phase_bytes = self._header_bytes = self._body_bytes = 0
         self._unsent_since = 0.0
         self._waiting = False
+        self._resting = False
         self._deaf = False
         self._refusal: bytes | None = None
         self._fresh: Exchange | None = None
@@ -71,11 +71,23 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin; beyond the connection limit nothing is done for a newcomer."""
         super().connection_made(transport)
         self.flow = Flow(transport)
-        if len(self.connections) > limits.CONNECTIONS_MAX:
+        if len(self.connections) > limits.CONNECTIONS_MAX and not has_room(self):
             transport.abort()
             return
         self._deadline = self.loop.time() + self.first_byte_seconds
         Sweep.ensure(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; what has not begun never will."""
+        super().connection_lost(exc)
+        self.admission.taken(self)
+        self.admission.unpipeline(len(self.pipeline))
+        self.pipeline.clear()
+
+    @property
+    def idle_until(self) -> float | None:
+        """When it will be closed because nothing is asked; None while something is, or is answered."""
+        return None if self._phase != _IDLE or self._deaf or self._owed() else self._deadline
 
     def sweep(self, now: float) -> None:
         """Cut the connection if it is past a deadline, or does not take what was written."""
@@ -83,13 +95,13 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._owed() and not self._deaf:
                 self._refuse(408)
             else:
-                self._abort()
+                self.cut()
             return
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent > self._unsent or self._unsent - unsent >= _DRAINED_BYTES_MIN:
             self._unsent, self._unsent_since = unsent, now
         elif now - self._unsent_since > self.write_stall_seconds:
-            self._abort()
+            self.cut()
 
     def data_received(self, data: bytes) -> None:
         """Parse; anything ambiguous ends the connection."""
@@ -157,6 +169,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.pipeline.appendleft((cycle, self.app))
         self.flow.hold()
+        if not self.admission.pipeline():
+            raise Unreadable(503)
         if len(self.pipeline) > _PIPELINE_MAX:
             raise Unreadable
 
@@ -212,11 +226,16 @@ class GuardedProtocol(HttpToolsProtocol):
     def answered(self, exchange: Exchange) -> None:
         """An exchange wrote its answer; go on with the connection, or end it."""
         if exchange.keep_alive:
+            if exchange.shed:
+                self._rest()
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
         if exchange.more_body:
             self.hang_up()
+            if exchange.shed:
+                self.flow.hold()
+                self._deadline = self.loop.time() + limits.REST_SECONDS
         else:
             self.transport.close()
 
@@ -244,9 +263,28 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._go_on()
 
+    def _rest(self) -> None:
+        # It was told to come back later. If each who does not wait were answered again at once, saying no would take
+        # the time that the work of the others needs.
+        self._resting = True
+        self.flow.hold()
+        self.loop.call_later(self.admission.rest_seconds(), self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if not (self.pipeline or self._waiting or self.transport.is_closing()):
+            self.flow.held = False
+            self.flow.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The client does not read what was written."""
+        super().pause_writing()
+        self.admission.unread(self, self.transport.get_write_buffer_size())
+
     def resume_writing(self) -> None:
         """The client took what was written."""
         super().resume_writing()
+        self.admission.taken(self)
         if self._waiting:
             self._waiting = False
             self._go_on()
@@ -284,13 +322,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def _go_on(self) -> None:
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            self.flow.held = bool(self.pipeline)
+            self.admission.unpipeline()
+            self.flow.held = self._resting or bool(self.pipeline)
             if self._phase == _BODY and cycle is self.cycle:
                 # Its body was not read for as long as others were served.
                 self._deadline = self.loop.time() + self.body_seconds
             self._start_asgi_task(cycle, app)
             return
-        self.flow.held = False
+        self.flow.held = self._resting
         if self._refusal is not None:
             self.transport.write(self._refusal)
             self._refusal = None
@@ -321,6 +360,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
             if self._owed():
                 self.pipeline.popleft()
+                self.admission.unpipeline()
                 self._postpone(refusal)
                 return
             cycle.disconnected = True
@@ -345,7 +385,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _discard(self, size: int) -> None:
         self._body_bytes += size
         if self._body_bytes > _DISCARD_BYTES_MAX:
-            self._abort()
+            self.cut()
 
     def _owed(self) -> bool:
         """Whether a request before the one that is being read waits for its answer."""
@@ -353,39 +393,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return bool(self.pipeline)
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _abort(self) -> None:
+    def cut(self) -> None:
+        """End it at once."""
         self._deadline = math.inf
         self.transport.abort()
-
-
-class Watched(Protocol):
-    """A connection, as far as the sweep knows it."""
-
-    loop: asyncio.AbstractEventLoop
-    server_state: ServerState
-    sweep_seconds: float
-
-
-class Sweep:
-    """The one timer of a server in this process."""
-
-    _running: ClassVar[WeakSet[ServerState]] = WeakSet()
-
-    @classmethod
-    def ensure(cls, protocol: Watched) -> None:
-        """Run for as long as there are connections."""
-        loop, state, every = protocol.loop, protocol.server_state, protocol.sweep_seconds
-        if state not in cls._running:
-            cls._running.add(state)
-            loop.call_later(every, cls._turn, loop, state, every)
-
-    @classmethod
-    def _turn(cls, loop: asyncio.AbstractEventLoop, state: ServerState, every: float) -> None:
-        if not state.connections:
-            cls._running.discard(state)
-            return
-        # First the next turn: what goes wrong with one connection must not end the watch over all.
-        loop.call_later(every, cls._turn, loop, state, every)
-        connection: Any
-        for connection in list(state.connections):
-            connection.sweep(loop.time())

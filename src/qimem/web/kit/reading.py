@@ -31,11 +31,12 @@ def check_head(asked: Asked, endpoint: Endpoint) -> None:
     """
     if len(asked.headers) != len(asked.scope["headers"]):
         _refuse_repeated(asked.scope["headers"])
-    if endpoint.request is not None and _declared(asked) > endpoint.body_bytes_max:
+    if endpoint.request is not None and declared(asked) > endpoint.body_bytes_max:
         raise _too_large(endpoint)
 
 
-def _declared(asked: Asked) -> int:
+def declared(asked: Asked) -> int:
+    """The length of its body as told beforehand, 0 without one."""
     if asked.exchange is not None:
         told: int = asked.exchange.framing.length
         return told
@@ -108,7 +109,7 @@ def query_of(endpoint: Endpoint, asked: Asked) -> Any:
         Invalid: malformed, or there where nobody reads it.
     """
     text = asked.scope["query_string"]
-    if endpoint.method == "DELETE" and _declared(asked):
+    if endpoint.method == "DELETE" and declared(asked):
         # As below.
         raise Invalid("a body is not read here", hint="fields go into the query")
     if endpoint.query is not None:

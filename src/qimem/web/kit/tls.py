@@ -21,8 +21,11 @@ from uvicorn.server import ServerState
 from qimem.crypto.certificates import thumbprint
 from qimem.kernel import limits
 from qimem.web.kit import errors
+from qimem.web.kit.admission import Admission, admission_of
+from qimem.web.kit.crowd import has_room
 from qimem.web.kit.exchange import STATUS_LINES, default_lines
-from qimem.web.kit.protocol import GuardedProtocol, Sweep
+from qimem.web.kit.protocol import GuardedProtocol
+from qimem.web.kit.sweep import Sweep
 
 _READ_BYTES = 64 * 1024
 _UNASKED_BYTES_MAX = 64 * 1024
@@ -52,9 +55,10 @@ class Tls:
         """
 
         def accepted(**given: Any) -> TlsConnection:
-            return TlsConnection(
-                self, protocol.sweep_seconds, given["server_state"], lambda: protocol(**given)
-            )
+            connection = TlsConnection(self, given["server_state"], lambda: protocol(**given))
+            connection.sweep_seconds = protocol.sweep_seconds
+            connection.admission = admission_of(given["config"].app)
+            return connection
 
         return accepted
 
@@ -72,13 +76,16 @@ class Tls:
 class TlsConnection(asyncio.Protocol, asyncio.Transport):
     """One connection: to its socket the protocol, to the protocol of HTTP the transport."""
 
-    def __init__(
-        self, tls: Tls, sweep_seconds: float, server_state: ServerState, make: Callable[[], GuardedProtocol]
-    ) -> None:
+    sweep_seconds: float
+    admission: Admission
+    idle_until: float | None = None
+    """It never makes room as an idle one: a handshake has a deadline and a bound of its own."""
+
+    def __init__(self, tls: Tls, server_state: ServerState, make: Callable[[], GuardedProtocol]) -> None:
         super().__init__()
         self.loop = asyncio.get_running_loop()
-        self.sweep_seconds = sweep_seconds
         self.server_state = server_state
+        self.connections: set[Any] = server_state.connections
         self._tls = tls
         self._make = make
         self._http: GuardedProtocol | None = None
@@ -98,9 +105,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as asyncio's own
         """Wait for a handshake; beyond the connection limit nothing is done for a newcomer."""
         self._raw = transport
-        connections: set[Any] = self.server_state.connections
-        connections.add(self)
-        if len(connections) > limits.CONNECTIONS_MAX:
+        self.connections.add(self)
+        if len(self.connections) > limits.CONNECTIONS_MAX and not has_room(self):
             self.cut()
             return
         self._deadline = self.loop.time() + self._tls.handshake_seconds
@@ -301,5 +307,4 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
 
     def _forget(self) -> None:
         self._tls.ended(self)
-        connections: set[Any] = self.server_state.connections
-        connections.discard(self)
+        self.connections.discard(self)

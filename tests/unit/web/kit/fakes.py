@@ -83,6 +83,7 @@ class Connection:
     def __init__(self, state: ServerState | None = None) -> None:
         self.served: list[str] = []
         self.hold: asyncio.Event | None = None
+        self.sheds = False
         self.headers = b""
         self.body = b"ok"
         config = uvicorn.Config(self._app, http=GuardedProtocol, ws="none", lifespan="off", interface="asgi3",
@@ -110,6 +111,8 @@ class Connection:
         self.served.append(scope["path"])
         if self.hold is not None:
             await self.hold.wait()
+        if self.sheds:
+            scope["extensions"]["qimem.exchange"].turn_away()
         scope["extensions"]["qimem.exchange"].answer(200, self.headers, self.body)
 
 

@@ -10,6 +10,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from qimem.kernel import limits
+from qimem.web.kit import admission, crowd
 from tests.unit.web.kit.fakes import HIGH_WATER, Connection, settle
 
 pytestmark = pytest.mark.anyio
@@ -205,11 +206,35 @@ async def test_an_exchange_is_gone_when_it_is_over() -> None:
         gc.enable()
 
 
-async def test_a_newcomer_beyond_the_limit_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_newcomer_beyond_the_limit_is_not_listened_to_while_all_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
     state = ServerState()
-    first, second = Connection(state), Connection(state)
+    first = Connection(state)
+    await first.receive(b"GET / HTTP/1.1")
+    second = Connection(state)
     assert (first.transport.aborted, second.transport.aborted) == (False, True)
+
+
+async def test_a_newcomer_takes_the_place_of_those_who_have_been_idle_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 4)
+    monkeypatch.setattr(crowd, "CONNECTIONS_ROOM", 2)
+    state = ServerState()
+    answering, reading, *idle = (Connection(state) for _ in range(4))
+    answering.hold = asyncio.Event()
+    await answering.receive(GET % b"")
+    await reading.receive(POST)
+    for seconds, connection in enumerate(reversed(idle)):
+        connection.loop.now += seconds
+        await connection.receive(GET % b"")
+    others = [Connection(state) for _ in range(1)]
+    assert [one.transport.aborted for one in (answering, reading, *idle)] == [False, False, True, True]
+    assert not others[0].transport.closed
+    answering.hold.set()
+    await settle()
 
 
 async def test_one_timer_watches_over_all_connections_while_there_are_any() -> None:
@@ -268,3 +293,109 @@ async def test_a_stop_lets_a_request_end_and_an_idle_connection_go() -> None:
     await settle()
     assert b"\r\nconnection: close\r\n" in busy.transport.taken()
     assert busy.transport.closed
+
+
+async def test_a_connection_that_was_turned_away_is_not_read_for_a_while() -> None:
+    connection = Connection()
+    connection.sheds = True
+    assert b"\r\nconnection: close" not in await connection.receive(GET % b"1")
+    assert connection.transport.reading_paused
+    ((delay, end_of_rest, arguments),) = connection.loop.later[1:]
+    assert limits.REST_SECONDS / 2 <= delay <= limits.REST_SECONDS
+    connection.protocol.flow.resume_reading()
+    assert connection.transport.reading_paused
+    end_of_rest(*arguments)
+    assert not connection.transport.reading_paused
+
+
+async def test_a_rest_ends_only_when_those_behind_are_answered() -> None:
+    connection = Connection()
+    connection.sheds = True
+    await connection.receive(GET % b"1" + GET % b"2" + GET % b"3")
+    assert connection.served == ["/1", "/2", "/3"]
+    assert connection.transport.reading_paused
+    connection.hold = asyncio.Event()
+    rests = [call for _, call, _ in connection.loop.later[1:]]
+    for end_of_rest in rests:
+        end_of_rest()
+    assert not connection.transport.reading_paused
+
+
+async def test_a_rest_ends_without_harm_where_the_connection_has() -> None:
+    connection = Connection()
+    connection.sheds = True
+    await connection.receive(GET % b"1")
+    connection.transport.close()
+    connection.loop.later[1][1]()
+    assert connection.transport.reading_paused
+
+
+async def test_of_a_small_body_that_is_turned_away_the_rest_is_thrown_away() -> None:
+    connection = Connection()
+    connection.sheds = True
+    assert b"\r\nconnection: close" not in await connection.receive(POST)
+    assert await connection.receive(b"x" * 10) == b""
+    connection.sheds = False
+    assert (await connection.receive(GET % b"1")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
+async def test_of_a_large_body_that_is_turned_away_nothing_is_read(framing: bytes) -> None:
+    connection = Connection()
+    connection.sheds = True
+    written = await connection.receive(b"POST /p HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
+    assert b"\r\nconnection: close\r\n" in written
+    assert (connection.transport.ended, connection.transport.reading_paused) == (True, True)
+    connection.sweep_after(limits.REST_SECONDS - ALMOST)
+    assert not connection.transport.closed
+    connection.sweep_after(2 * ALMOST)
+    assert connection.transport.aborted
+
+
+async def test_a_body_is_not_kept_with_the_connection() -> None:
+    connection = Connection()
+    await connection.receive(b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
+    assert len(connection.protocol.cycle.body) == 0
+
+
+async def test_requests_behind_others_are_refused_where_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "PIPELINED_MAX", 2)
+    connection = Connection()
+    connection.hold = asyncio.Event()
+    await connection.receive((GET % b"1") * 4)
+    assert connection.protocol.admission._pipelined == 2
+    connection.hold.set()
+    await settle()
+    written = connection.transport.taken()
+    assert written.count(b"HTTP/1.1 200 OK") == 3
+    assert b"HTTP/1.1 503 " in written
+    assert written.index(b"HTTP/1.1 503 ") > written.rindex(b"HTTP/1.1 200 ")
+    assert b'"code":"overloaded"' in written
+    assert b"\r\nretry-after: 1\r\n" in written
+    assert connection.protocol.admission._pipelined == 0
+
+
+async def test_requests_of_a_lost_connection_wait_no_longer() -> None:
+    connection = Connection()
+    connection.hold = asyncio.Event()
+    await connection.receive((GET % b"1") * 4)
+    assert connection.protocol.admission._pipelined == 3
+    connection.protocol.connection_lost(None)
+    assert connection.protocol.admission._pipelined == 0
+    connection.hold.set()
+    await settle()
+    assert connection.served == ["/1"]
+
+
+async def test_what_a_client_does_not_read_is_counted_until_it_is_read_or_lost() -> None:
+    connection = Connection()
+    unread = connection.protocol.admission._unread
+    for end in (connection.protocol.resume_writing, lambda: connection.protocol.connection_lost(None)):
+        connection.transport.unsent = HIGH_WATER + 1
+        await connection.receive(GET % b"1")
+        assert unread == {connection.protocol: HIGH_WATER + 1}
+        connection.transport.unsent = 0
+        end()
+        assert unread == {}
