@@ -188,8 +188,8 @@ KNOWN_ADDRESS_NOTED_SECONDS: Final = 86_400
 
 # The password lane: 19 MiB per running hash, so width times 19 MiB is its memory.
 PASSWORD_LANE_WIDTH: Final = 2
-PASSWORD_LANE_QUEUE_MAX: Final = 64
-LOGINS_AT_ONE_NAME_MAX: Final = 32
+PASSWORD_LANE_QUEUE_MAX: Final = 128
+LOGINS_AT_ONE_NAME_MAX: Final = 64
 """That wait or are judged: one name must not take all places of the lane."""
 PASSWORD_LANE_WAIT_SECONDS: Final = 5.0
 
