@@ -44,9 +44,10 @@ def _secret(file: Path) -> SecretBytes:
     if found.st_mode & 0o077:
         raise Refused(f"{file} is open to others", f"chmod 600 {file}")
     secret = data.rstrip(b"\r\n")
-    if not AUDIT_SINK_SECRET_BYTES_MIN <= len(secret) <= AUDIT_SINK_SECRET_BYTES_MAX:
+    least, most = AUDIT_SINK_SECRET_BYTES_MIN, AUDIT_SINK_SECRET_BYTES_MAX
+    if not least <= len(secret) <= most:
         raise Refused(
-            f"{file} does not hold a secret of {AUDIT_SINK_SECRET_BYTES_MIN} to {AUDIT_SINK_SECRET_BYTES_MAX} bytes",
+            f"{file} does not hold {least} to {most} bytes",
             f"openssl rand -base64 32 > {file}",
         )
     return SecretBytes(secret)

@@ -29,11 +29,11 @@ class Watched:
         return self.peers.address_behind(peer, dict(lines), lines)
 
 
-def logged(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+def logged(capfd: pytest.CaptureFixture[str]) -> list[Any]:
     from qimem.observability.logging import configure
 
     configure(level="info", format="json")
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -102,30 +102,30 @@ def test_only_the_list_of_a_proxy_is_read() -> None:
     assert watched.strays == 0
 
 
-def test_a_stray_peer_is_logged_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
-    logged(capsys)
+def test_a_stray_peer_is_logged_once_a_minute(capfd: pytest.CaptureFixture[str]) -> None:
+    logged(capfd)
     watched = Watched()
     for _ in range(3):
         watched.address(STRANGER, "6.6.6.6")
     for last in range(3):
         watched.address(f"2001:db8::{last}", "6.6.6.6")
-    lines = logged(capsys)
+    lines = logged(capfd)
     assert [line["address"] for line in lines] == [STRANGER, "2001:db8::0"]
     assert {line["level"] for line in lines} == {"warning"}
     assert "6.6.6.6" not in json.dumps(lines)
     watched.now += limits.STRAY_PEERS_SECONDS
     watched.address(STRANGER, "6.6.6.6")
-    assert len(logged(capsys)) == 1
+    assert len(logged(capfd)) == 1
     assert watched.strays == 7
 
 
 def test_a_crowd_of_stray_peers_fills_neither_memory_nor_log(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qimem.web.kit.forwarded.STRAY_PEERS_MAX", 5)
-    logged(capsys)
+    logged(capfd)
     watched = Watched()
     for last in range(100):
         watched.address(f"192.0.2.{last}", "6.6.6.6")
-    assert len(logged(capsys)) == 5
+    assert len(logged(capfd)) == 5
     assert watched.strays == 100
