@@ -33,11 +33,11 @@ from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
 from qimem.kernel.metering import UNLIMITED_TIER
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.internal_keys import PreparedRealm, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import new_material
 from qimem.kms.models import KeyVersion, Purpose
+from qimem.kms.root_keys import RootKeys
 from qimem.kms.seal.custody import beside
 from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.oauth.clients import ClientService
@@ -86,10 +86,10 @@ class _Draft:
 class Builder:
     """Makes realms in an open database."""
 
-    def __init__(self, database: OpenDatabase, root_key: RootKey) -> None:
+    def __init__(self, database: OpenDatabase, root_keys: RootKeys) -> None:
         self._database = database
         self._clock = SystemClock()
-        keyring = Keyring(root_key, database, _KEYS)
+        keyring = Keyring(root_keys, database, _KEYS)
         self._provisioning = RealmKeyProvisioning(_KEYS, SigningKeyRepository(), keyring)
         work = UnitOfWork(
             database,
@@ -194,8 +194,8 @@ async def fill(data_dir: Path, order: Order) -> list[Caller]:
     try:
         instance = await database.read(InstanceRepository().find)
         assert instance is not None
-        root_key = RootKey(instance.instance_id, KeyFileSeal(beside(data_dir)).load())
-        return await Builder(database, root_key).build(order)
+        root_keys = RootKeys(instance.instance_id, KeyFileSeal(beside(data_dir)).load())
+        return await Builder(database, root_keys).build(order)
     finally:
         await database.close()
 

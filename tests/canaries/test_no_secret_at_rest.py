@@ -28,9 +28,9 @@ import pytest
 
 from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretBytes
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.keyring import Keyring
 from qimem.kms.models import Purpose
+from qimem.kms.root_keys import RootKeys
 from qimem.storage.database import DatabaseLocation
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
@@ -188,7 +188,7 @@ class Thief:
         root = SecretBytes(Path(f"{server.data}.root.key").read_bytes())
         database = DatabaseLocation(server.data, self._url).open()
         instance = await database.read(InstanceRepository().find)
-        ring = Keyring(RootKey(instance.instance_id, root), database, store)
+        ring = Keyring(RootKeys(instance.instance_id, root), database, store)
         for realm in (RealmId("system"), RealmId(realm_id)):
             yield f"KEK of {realm}", bytes((await ring.kek(realm, 1)).key.reveal())
             versions = []

@@ -17,6 +17,7 @@ import pytest
 from qimem.authz.permissions import compile_permissions
 from qimem.bootstrap.core import JsonCodec
 from qimem.crypto.algorithms import Algorithm
+from qimem.crypto.mac import key_check_value
 from qimem.crypto.wrap import UnwrapFailed
 from qimem.kernel.clock import ManualClock
 from qimem.kernel.context import Actor, ActorKind, IdempotencyKey, RequestContext
@@ -30,11 +31,13 @@ from qimem.kms.hierarchy import RootKey
 from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService, new_material
-from qimem.kms.models import KeyRef, Purpose
+from qimem.kms.models import KeyRef, Purpose, WrappedKek
+from qimem.kms.root_keys import Generation, RootKeys
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.idempotency import IdempotencyRepository
+from qimem.storage.repositories.root_keys import RootKeyRepository
 from qimem.storage.repositories.signing_keys import SigningKeyRepository
-from qimem.storage.schema import idempotency, kms_key, kms_version, realm_kek
+from qimem.storage.schema import idempotency, kms_key, kms_version, realm_kek, root_key
 from tests.contract.repositories.rows import ACME, KEYS, NOW, OTHER, REALMS, a_key, a_realm, uid
 from tests.support.audit import FakeIntents, a_draft
 from tests.support.kms import Where, fetch, naming, put, swap
@@ -54,7 +57,7 @@ class Worker:
 
     def __init__(self, database: OpenDatabase, instance: UUID = INSTANCE, root: bytes = ROOT) -> None:
         self.database = database
-        self.keyring = Keyring(RootKey(instance, SecretBytes(root)), database, KEYS)
+        self.keyring = Keyring(RootKeys(instance, SecretBytes(root)), database, KEYS)
         self.caches = RealmCaches(database, database)
         self.cipher = CipherService(database, KEYS, self.keyring)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
@@ -115,6 +118,8 @@ async def house(database: OpenDatabase) -> House:
     prepared = {realm_id: provisioning.prepare(realm_id, NOW) for realm_id in (ACME, OTHER)}
 
     def settle(tx: Tx) -> None:
+        check = key_check_value(SecretBytes(ROOT), INSTANCE.bytes)
+        assert RootKeyRepository().begin(tx, Generation(1, check, NOW))
         for realm_id, keys in prepared.items():
             assert REALMS.insert(tx, a_realm(realm_id))
             provisioning.provision(tx, realm_id, keys, NOW)
@@ -323,7 +328,8 @@ async def test_the_keks_of_two_realms_swapped(house: House) -> None:
 
 async def test_a_kek_copied_to_another_version(house: House) -> None:
     def copy(tx: Tx) -> None:
-        KEYS.insert_kek(tx, ACME, 2, fetch(tx, realm_kek, "wrapped", {"realm_id": ACME, "version": 1}), NOW)
+        wrapped = fetch(tx, realm_kek, "wrapped", {"realm_id": ACME, "version": 1})
+        KEYS.insert_kek(tx, ACME, WrappedKek(2, wrapped, 1), NOW)
         put(tx, kms_version, key(ACME, house.second), kek_version=2)
 
     await serves(house, house.opening(ACME, house.second))
@@ -407,6 +413,9 @@ async def test_all_rows_in_another_installation(house: House, instance: UUID, ro
         lambda worker: worker.internal.pepper(ACME),
     ]
     await serves(house, *uses)
+    # Who writes to the database makes it look right for the key at hand.
+    check = key_check_value(SecretBytes(root), instance.bytes)
+    await house.sql(lambda tx: put(tx, root_key, {"generation": 1}, key_check=check))
     for use in uses:
         with pytest.raises(UnwrapFailed):
             await use(Worker(house.database, instance, root))
@@ -422,5 +431,6 @@ async def test_one_row_of_another_installation_with_the_same_root_key(house: Hou
     await house.sql(lambda tx: put(tx, kms_version, key(ACME, TWIN), wrapped=material.wrapped))
     await fails(house, house.opening(ACME, TWIN))
     where = {"realm_id": ACME, "version": 1}
-    await house.sql(lambda tx: put(tx, realm_kek, where, wrapped=elsewhere.wrapped_kek))
+    theirs_wrapped = RootKey(uid(1001), SecretBytes(ROOT)).wrap_kek(elsewhere.kek)
+    await house.sql(lambda tx: put(tx, realm_kek, where, wrapped=theirs_wrapped))
     await fails(house, house.opening(ACME, TWIN), lambda worker: worker.seal(ACME, TWIN))

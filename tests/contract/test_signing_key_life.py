@@ -60,7 +60,7 @@ class Node:
 
     def __post_init__(self) -> None:
         clock = self.installation.clock
-        keyring = Keyring(self.installation.root_key, self.database, _KEYS)
+        keyring = Keyring(self.installation.root_keys(), self.database, _KEYS)
         self.internal = InternalKeys(RealmCaches(self.database, self.database), _KEYS, keyring)
         work = UnitOfWork(self.database, IdempotencyRepository(), keyring, JsonCodec(), clock, FakeIntents())
         life = SigningKeyLife(_KEYS, _STORE)
@@ -70,7 +70,7 @@ class Node:
         )
 
     async def rotate(self, realm_id: RealmId, mode: RotationMode) -> str:
-        worker = Worker(self.database, self.installation.root_key, self.installation.clock)
+        worker = Worker(self.database, self.installation.root_keys(), self.installation.clock)
         return (await self.service.rotate(await worker.context(realm_id), mode)).kid
 
     async def states(self, realm_id: RealmId) -> list[KeyState]:

@@ -39,7 +39,7 @@ from qimem.kernel.context import Actor
 from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Tx
-from qimem.kms.hierarchy import RootKey
+from qimem.kms.root_keys import RootKeys
 from qimem.oauth.models import GrantRecord
 from qimem.oauth.refresh_token import parse_refresh_token
 from qimem.storage import postgres_epochs
@@ -365,7 +365,7 @@ async def _open(directory: Path, url: str | None) -> tuple[Any, Any, ManualClock
     instance = await database.read(InstanceRepository().find)
     assert instance is not None
     clock = ManualClock(START)
-    root = RootKey(instance.instance_id, SecretBytes(root_key))
+    root = RootKeys(instance.instance_id, SecretBytes(root_key))
     core = Core(database, root, clock, "https://id.example", TESTING)
     return database, core, clock, await core.lane.hash(SYSTEM_REALM, PASSWORD)
 

@@ -360,7 +360,7 @@ def assert_noticed(stage: Stage, wiring: Wiring) -> None:
 
 @pytest.mark.parametrize("store", BROKEN)
 def test_a_store_with_a_defect_is_noticed(on_sqlite: Stage, store: type[KeyRepository]) -> None:
-    assert_noticed(on_sqlite, lambda database, root_key, clock: Worker(database, root_key, clock, store()))
+    assert_noticed(on_sqlite, lambda database, root_keys, clock: Worker(database, root_keys, clock, store()))
 
 
 class SilentEpochs:
@@ -376,7 +376,7 @@ class SilentEpochs:
 def test_workers_that_do_not_hear_of_changes_are_noticed(on_sqlite: Stage) -> None:
     assert_noticed(
         on_sqlite,
-        lambda database, root_key, clock: Worker(database, root_key, clock, None, SilentEpochs(database)),
+        lambda database, root_keys, clock: Worker(database, root_keys, clock, None, SilentEpochs(database)),
     )
 
 

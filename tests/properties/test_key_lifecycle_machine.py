@@ -127,8 +127,8 @@ def test_no_order_of_steps_makes_the_model_and_both_databases_differ(on_both: St
 
 
 def test_a_store_with_a_defect_is_noticed(on_sqlite: Stage) -> None:
-    def broken(database, root_key, clock) -> Worker:
-        return Worker(database, root_key, clock, DisabledVersionsGoOn())
+    def broken(database, root_keys, clock) -> Worker:
+        return Worker(database, root_keys, clock, DisabledVersionsGoOn())
 
     with pytest.raises(Differs):
         live(on_sqlite, broken, 60, 20)

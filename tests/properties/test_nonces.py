@@ -19,8 +19,8 @@ from qimem.crypto.algorithms import Algorithm
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretBytes
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.models import KeyRef
+from qimem.kms.root_keys import RootKeys
 from qimem.storage.database import DatabaseLocation
 from tests.support.lifecycle import Installation, Worker
 from tests.support.volume import volume
@@ -40,7 +40,7 @@ REALM = RealmId("acme")
 async def nonces(directory: str, instance_id: str, root_key: str, key_id: str, count: int) -> bytes:
     """The nonces of so many envelopes, one after the other."""
     database = DatabaseLocation(Path(directory)).open()
-    key = RootKey(UUID(instance_id), SecretBytes(bytes.fromhex(root_key)))
+    key = RootKeys(UUID(instance_id), SecretBytes(bytes.fromhex(root_key)))
     worker = Worker(database, key, SystemClock())
     found = []
     for _ in range(count):
@@ -102,14 +102,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         installation = Installation(location, SystemClock(), workers=1)
         await installation.initialise()
         await installation.realm(REALM)
-        root_key = installation.root_key
-        worker = Worker(installation.databases[0], root_key, installation.clock)
+        worker = Worker(installation.databases[0], installation.root_keys(), installation.clock)
         made = await worker.keys.create(await worker.context(REALM), Algorithm.AES256_GCM, None)
         await installation.close()
         return [
             str(location.directory),
-            str(root_key.instance_id),
-            root_key.key.reveal().hex(),
+            str(installation.instance_id),
+            installation.root_key.reveal().hex(),
             str(made.key_id),
         ]
 

@@ -62,6 +62,55 @@ def hurries_its_signing_keys() -> None:
     _replace(serving, "SIGNING_KEYS_LOOK_SECONDS", 1)
 
 
+def remembers_few_keys() -> None:
+    """Not a fault: nearly every request unwraps the keys that it needs anew."""
+    from qimem.kms import keyring
+
+    _replace(keyring, "CACHED_REALMS_MAX", 4)
+    _replace(keyring, "KEYRING_ENTRIES_MAX", 8)
+
+
+def never_looks_for_another_root_key() -> None:
+    """What a process was started with is all that it has."""
+    from qimem.bootstrap import serving
+
+    _replace(serving, "look_in_custody", lambda settings: tuple)
+
+
+def lets_the_old_root_key_go_first() -> None:
+    """The new root key takes the place of the old one as soon as the rotation has begun."""
+    from qimem.bootstrap import root_keys, root_rotation
+
+    begin = root_rotation._begun
+
+    async def hastily(host: Any, check: bytes) -> Any:
+        begun = await begin(host, check)
+        settings = hastily.settings  # type: ignore[attr-defined]
+        custody = root_keys.custody_of(settings, os.environ, explicit=False)
+        if custody.successor.exists():  # type: ignore[attr-defined]
+            custody.succeed()  # type: ignore[attr-defined]
+        return begun
+
+    opened = root_rotation.opened_alone
+
+    def noting(settings: Any, key: Any) -> Any:
+        hastily.settings = settings  # type: ignore[attr-defined]
+        return opened(settings, key)
+
+    _replace(root_rotation, "opened_alone", noting)
+    _replace(root_rotation, "_begun", hastily)
+
+
+def dies_in_the_rotation() -> None:
+    """Killed when two root keys are in use, and nothing is under the new one yet."""
+    from qimem.bootstrap import root_rotation
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), 9)
+
+    _replace(root_rotation, "_finished", die)
+
+
 def is_far_from_its_database() -> None:
     """Not a fault: the answer to each epoch query takes long, as from another building."""
     from qimem.storage.postgres_epochs import _Batch

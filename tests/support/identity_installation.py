@@ -13,7 +13,7 @@ from qimem.config.schema import DatabaseSettings, ServerSettings, Settings
 from qimem.crypto.passwords import TESTING
 from qimem.kernel.clock import ManualClock
 from qimem.kernel.secret import SecretBytes, SecretText
-from qimem.kms.hierarchy import RootKey
+from qimem.kms.root_keys import RootKeys
 from qimem.storage.repositories.instance import InstanceRepository
 from tests.support.audit import FakeIntents
 
@@ -30,7 +30,7 @@ class Worker:
     services: Any
 
     @classmethod
-    def of(cls, database: Any, root: RootKey) -> Worker:
+    def of(cls, database: Any, root: RootKeys) -> Worker:
         core = Core(database, root, ManualClock(), URL, TESTING)
         unused: Any = None
         return cls(database, core, core.services(unused, FakeIntents(), unused, unused))
@@ -54,4 +54,4 @@ class Installation:
         databases = [location(chosen).open() for _ in range(workers)]
         instance = await databases[0].read(InstanceRepository().find)
         assert instance is not None
-        return cls(admin, [Worker.of(one, RootKey(instance.instance_id, secret)) for one in databases])
+        return cls(admin, [Worker.of(one, RootKeys(instance.instance_id, secret)) for one in databases])

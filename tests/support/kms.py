@@ -18,9 +18,10 @@ from qimem.crypto.algorithms import Algorithm
 from qimem.kernel.ids import RealmId
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
-from qimem.kms.hierarchy import RealmKek, RootKey
+from qimem.kms.hierarchy import RealmKek
 from qimem.kms.keyring import Keyring
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.root_keys import RootKeys
 from qimem.kms.seal.custody import beside
 from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.storage.database import DatabaseLocation, OpenDatabase
@@ -170,8 +171,8 @@ class Rows:
         async def unwrap(database: OpenDatabase) -> RealmKek:
             instance = await database.read(InstanceRepository().find)
             assert instance is not None
-            root_key = RootKey(instance.instance_id, KeyFileSeal(beside(self.server.data)).load())
-            return await Keyring(root_key, database, _KEYS).record_sealer(RealmId(realm_id))
+            root_keys = RootKeys(instance.instance_id, KeyFileSeal(beside(self.server.data)).load())
+            return await Keyring(root_keys, database, _KEYS).record_sealer(RealmId(realm_id))
 
         return self._with(unwrap)
 

@@ -20,28 +20,32 @@ from qimem.authz.permissions import EVERYTHING_IN_REALM, compile_permissions
 from qimem.bootstrap.core import JsonCodec
 from qimem.crypto.algorithms import ENVELOPE_IDS, Algorithm
 from qimem.crypto.envelope import parse_envelope
+from qimem.crypto.mac import key_check_value
 from qimem.crypto.randomness import new_uuid, random_bytes
 from qimem.errors import QimemError
 from qimem.kernel.clock import Clock
 from qimem.kernel.context import Actor, ActorKind, RequestContext
 from qimem.kernel.epochs import EpochSource, RealmCaches
 from qimem.kernel.ids import ClientId, RealmId
+from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.kms.cipher import CipherService
-from qimem.kms.hierarchy import RootKey, random_key
+from qimem.kms.hierarchy import random_key
 from qimem.kms.instance import Instance
 from qimem.kms.internal_keys import RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService
 from qimem.kms.models import KeyRef
 from qimem.kms.ports import KeyStore
+from qimem.kms.root_keys import Generation, RootKeys
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import DatabaseLocation, OpenDatabase
 from qimem.storage.repositories.idempotency import IdempotencyRepository
 from qimem.storage.repositories.instance import InstanceRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
+from qimem.storage.repositories.root_keys import RootKeyRepository
 from qimem.storage.repositories.signing_keys import SigningKeyRepository
 from qimem.wire.security import KeyMetadata
 from tests.support.audit import FakeIntents, a_draft
@@ -225,13 +229,13 @@ class Worker:
     def __init__(
         self,
         database: OpenDatabase,
-        root_key: RootKey,
+        root_keys: RootKeys,
         clock: Clock,
         store: KeyStore | None = None,
         epochs: EpochSource | None = None,
     ) -> None:
         store = store or KeyRepository()
-        keyring = Keyring(root_key, database, store)
+        keyring = Keyring(root_keys, database, store)
         work = UnitOfWork(database, IdempotencyRepository(), keyring, JsonCodec(), clock, FakeIntents())
         self.keys = KeyService(database, work, epochs or database, store, keyring, clock)
         self.cipher = CipherService(database, store, keyring)
@@ -246,7 +250,7 @@ class Worker:
         return RequestContext("request", actor, state, a_draft())
 
 
-Wiring = Callable[[OpenDatabase, RootKey, Clock], Worker]
+Wiring = Callable[[OpenDatabase, RootKeys, Clock], Worker]
 
 
 class Installation:
@@ -254,21 +258,34 @@ class Installation:
 
     def __init__(self, location: DatabaseLocation, clock: Clock, workers: int = 2) -> None:
         self.clock = clock
-        self.root_key = RootKey(new_uuid(), random_key())
+        self.instance_id, self.root_key = new_uuid(), random_key()
         self.databases = [location.open() for _ in range(workers)]
+
+    def root_keys(self) -> RootKeys:
+        """For one worker."""
+        return RootKeys(self.instance_id, SecretBytes(self.root_key.reveal()))
 
     async def initialise(self) -> None:
         """Make the data this installation's."""
         instance = Instance(
-            self.root_key.instance_id, random_bytes(16), bytes(32), None, self.clock.now_us()
+            self.instance_id,
+            random_bytes(16),
+            key_check_value(self.root_key, self.instance_id.bytes),
+            None,
+            self.clock.now_us(),
         )  # fmt: skip
-        await self.databases[0].write(lambda tx: InstanceRepository().insert(tx, instance))
+
+        def claim(tx: Tx) -> None:
+            InstanceRepository().insert(tx, instance)
+            RootKeyRepository().begin(tx, Generation(1, instance.key_check, instance.created_us))
+
+        await self.databases[0].write(claim)
 
     async def realm(self, realm_id: str) -> RealmId:
         """A new realm with its keys."""
         found, now_us, store = RealmId(realm_id), self.clock.now_us(), KeyRepository()
         keys = RealmKeyProvisioning(
-            store, SigningKeyRepository(), Keyring(self.root_key, self.databases[0], store)
+            store, SigningKeyRepository(), Keyring(self.root_keys(), self.databases[0], store)
         )
         prepared = keys.prepare(found, now_us)
 
@@ -318,7 +335,7 @@ class Real:
         self._workers[worker] = self._new(self._installation.databases[worker])
 
     def _new(self, database: OpenDatabase) -> Worker:
-        return self._wiring(database, self._installation.root_key, self._installation.clock)
+        return self._wiring(database, self._installation.root_keys(), self._installation.clock)
 
     async def _create(
         self, worker: Worker, ctx: RequestContext, algorithm: Algorithm, name: str | None

@@ -25,9 +25,9 @@ import uvloop
 from qimem.crypto.signatures import ES256Signer
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.keyring import Keyring
 from qimem.kms.models import Purpose
+from qimem.kms.root_keys import RootKeys
 from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.storage.database import DatabaseLocation, OpenDatabase
 from qimem.storage.repositories.instance import InstanceRepository
@@ -116,7 +116,7 @@ def behind(server: Server, work: Callable[[Behind], Awaitable[T]]) -> T:
             instance = await database.read(InstanceRepository().find)
             assert instance is not None
             root_key = KeyFileSeal(Path(f"{server.data}.root.key")).load()
-            keyring = Keyring(RootKey(instance.instance_id, root_key), database, KeyRepository())
+            keyring = Keyring(RootKeys(instance.instance_id, root_key), database, KeyRepository())
             return await work(Behind(database, keyring))
         finally:
             await database.close()

@@ -10,7 +10,8 @@ from qimem.audit.recorder import AuditRecorder
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import Core
 from qimem.bootstrap.database import location
-from qimem.bootstrap.first import installer, own_instance
+from qimem.bootstrap.first import installer
+from qimem.bootstrap.root_keys import look_in_custody, own_root_keys
 from qimem.config.schema import Settings
 from qimem.crypto.randomness import token_hex
 from qimem.errors import QimemError
@@ -18,7 +19,6 @@ from qimem.kernel.audit_draft import AuditDraft
 from qimem.kernel.clock import SystemClock
 from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kernel.secret import SecretBytes
-from qimem.kms.hierarchy import RootKey
 
 
 @asynccontextmanager
@@ -36,10 +36,8 @@ async def opened_alone(settings: Settings, root_key: SecretBytes) -> AsyncIterat
     async with AsyncExitStack() as stack:
         database = location(settings).open()
         stack.push_async_callback(database.close)
-        instance = await own_instance(database, root_key)
-        core = Core(
-            database, RootKey(instance.instance_id, root_key), SystemClock(), instance.external_url or ""
-        )
+        instance, keys = await own_root_keys(database, root_key, look_in_custody(settings))
+        core = Core(database, keys, SystemClock(), instance.external_url or "")
         stack.callback(core.keyring.close)
         stack.callback(core.lane.close)
         log = await AuditLog.open(settings, core, instance)

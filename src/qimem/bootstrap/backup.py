@@ -167,6 +167,13 @@ def _header(found: Snapshot, root_key: SecretBytes) -> Header:
     rows = [row for batch in found.read("instance", _INSTANCE_COLUMNS) for row in batch]
     if not rows:
         raise Refused("the database holds no installation", "run: qimem init")
+    # Before schema 0009 there was no such table, and no rotation.
+    generations = found.read("root_key", ("generation",)) if "root_key" in found.tables else iter(())
+    if sum(map(len, generations)) > 1:
+        raise Refused(
+            "the root key is being rotated: neither key alone would open the backup",
+            "finish it first: qimem root-key rotate",
+        )
     instance_id, incarnation, key_check = rows[0]
     check_root_key(root_key, UUID(bytes=instance_id), key_check)
     return Header(
@@ -232,10 +239,10 @@ class _Settling:
 
     def _kek(self, tx: Tx, realm_id: RealmId) -> RealmKek:
         version = KEYS.newest_kek_version(tx, realm_id)
-        wrapped = None if version is None else KEYS.find_kek(tx, realm_id, version)
-        if version is None or wrapped is None:
+        stored = None if version is None else KEYS.find_kek(tx, realm_id, version)
+        if version is None or stored is None:
             raise UnwrapFailed
-        return self._root_key.unwrap_kek(realm_id, version, wrapped)
+        return self._root_key.unwrap_kek(realm_id, version, stored.wrapped)
 
     def _record(self, tx: Tx) -> None:
         """Beside the effect, like that of every change: whoever opens this log first appends it."""

@@ -10,7 +10,6 @@ import msgspec
 
 from qimem.audit.events import AuditEvents
 from qimem.audit.intents import Intents
-from qimem.crypto.mac import key_check_value
 from qimem.crypto.passwords import OWASP_MINIMUM, PasswordProfile
 from qimem.identity.login.attempts import LoginAttempts
 from qimem.identity.login.service import LoginService
@@ -30,10 +29,10 @@ from qimem.kernel.metering import DEFAULT_TIER, UNLIMITED_TIER
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import UnitOfWork
 from qimem.kms.cipher import CipherService
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService
+from qimem.kms.root_keys import RootKeys
 from qimem.kms.self_check import SelfCheck
 from qimem.kms.signing_keys import SigningKeyLife, SigningKeyService
 from qimem.oauth.access_token import AccessTokens, Issuers
@@ -93,7 +92,7 @@ class Core:
     def __init__(
         self,
         database: OpenDatabase,
-        root_key: RootKey,
+        root_keys: RootKeys,
         clock: Clock,
         external_url: str,
         profile: PasswordProfile = OWASP_MINIMUM,
@@ -102,8 +101,8 @@ class Core:
     ) -> None:
         self.database = database
         self.clock = clock
-        self._own = root_key.instance_id, key_check_value(root_key.key, root_key.instance_id.bytes)
-        self.keyring = Keyring(root_key, database, KEYS)
+        self.root_keys = root_keys
+        self.keyring = Keyring(root_keys, database, KEYS)
         self.caches = RealmCaches(database, database.deciding, self.keyring.forget)
         self.internal = InternalKeys(self.caches, KEYS, self.keyring)
         self.issuers = Issuers(external_url)
@@ -132,8 +131,10 @@ class Core:
         found = INSTANCES.find(tx)
         if found is None:
             return {"migrations": "the database holds no installation"}
-        if (found.instance_id, found.key_check) != self._own:
+        if found.instance_id != self.root_keys.instance_id:
             return {"root_key": "the database is not the one that this process was started on"}
+        if any(self.root_keys.find(generation.check) is None for generation in KEYS.root_generations(tx)):
+            return {"root_key": "a root key of the database is not at hand"}
         return {}
 
     def unit_of_work(self, intents: Intents) -> UnitOfWork:

@@ -22,22 +22,23 @@ from qimem.kernel.context import Actor, ActorKind
 from qimem.kernel.ids import SYSTEM_REALM, ClientId, RealmId
 from qimem.kernel.limits import INSTALL_SECONDS
 from qimem.kernel.metering import UNLIMITED_TIER
-from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes, SecretText
 from qimem.kernel.transaction import Tx, UniqueViolation
-from qimem.kms.hierarchy import RootKey
-from qimem.kms.instance import Instance, check_root_key
+from qimem.kms.instance import Instance
 from qimem.kms.internal_keys import PreparedRealm, RealmKeyProvisioning
+from qimem.kms.root_keys import Generation, RootKeys
 from qimem.oauth.clients import ClientService
 from qimem.oauth.registration import Registration
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import OpenDatabase
 from qimem.storage.repositories.audit import IntentRepository
 from qimem.storage.repositories.instance import InstanceRepository
+from qimem.storage.repositories.root_keys import RootKeyRepository
 from qimem.wire.clients import CreatedClient
 
 _GENERATED_PASSWORD_BYTES = 24
 _INSTANCE = InstanceRepository()
+_ROOT_KEYS = RootKeyRepository()
 
 
 class AlreadyInitialised(Exception):
@@ -101,19 +102,6 @@ def generated_password() -> SecretText:
     return SecretText(token_text(_GENERATED_PASSWORD_BYTES))
 
 
-async def own_instance(database: OpenDatabase, root_key: SecretBytes) -> Instance:
-    """The installation in the database, if it was made with this root key.
-
-    Raises:
-        Refused: there is none, or another root key belongs to it.
-    """
-    instance = await database.read(_INSTANCE.find)
-    if instance is None:
-        raise Refused("the database holds no installation", "run: qimem init")
-    check_root_key(root_key, instance.instance_id, instance.key_check)
-    return instance
-
-
 async def knows_client(settings: Settings, client_id: str) -> bool:
     """Whether there is this client in an installation: whose credentials are asked about was made with it, or not."""
     database = location(settings).open()
@@ -144,7 +132,7 @@ async def _install(
         raise AlreadyInitialised
     clock = SystemClock()
     instance = _new_instance(settings, root_key, clock.now_us())
-    core = Core(database, RootKey(instance.instance_id, root_key), clock, instance.external_url or "")
+    core = Core(database, RootKeys(instance.instance_id, root_key), clock, instance.external_url or "")
     generated = None if admin.password is not None else generated_password()
     try:
         add_realm = await _first_realm(core, admin.username, admin.password or generated or SecretText(""))
@@ -195,6 +183,7 @@ def _claim(tx: Tx, instance: Instance) -> None:
         _INSTANCE.insert(tx, instance)
     except UniqueViolation:
         raise AlreadyInitialised from None
+    _ROOT_KEYS.begin(tx, Generation(1, instance.key_check, instance.created_us))
 
 
 async def _first_realm(core: Core, username: str, password: SecretText) -> Callable[[Tx], CreatedClient]:

@@ -14,24 +14,23 @@ from qimem.audit.sinks import Sink
 from qimem.bootstrap.audit import AuditLog
 from qimem.bootstrap.core import KEYS, SIGNING_KEYS, Core
 from qimem.bootstrap.database import location
-from qimem.bootstrap.first import own_instance
+from qimem.bootstrap.root_keys import look_in_custody, own_root_keys
 from qimem.bootstrap.sinks import checkpoint_sinks
 from qimem.bootstrap.watch import WorkerWatch
 from qimem.config.schema import Settings
 from qimem.coordination.rate_limits import Counter, RateLimits
 from qimem.coordination.window_table import WindowTable
-from qimem.crypto.mac import mac
 from qimem.crypto.randomness import token_text
 from qimem.jobs.runner import JobRunner, Task
 from qimem.jobs.tasks import ExpiredSweep, RemainsSweep
 from qimem.kernel.clock import Clock, SystemClock
+from qimem.kernel.ids import SYSTEM_REALM
 from qimem.kernel.limits import SIGNING_KEYS_LOOK_SECONDS
 from qimem.kernel.metering import TIERS, UNLIMITED_TIER
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kernel.shared_memory import SharedMemory
 from qimem.kms.cipher import CipherService
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.instance import Instance
 from qimem.kms.signing_keys import DueSigningKeys
 from qimem.observability.logging import report_failed_job
@@ -127,18 +126,17 @@ async def start(
     sinks = checkpoint_sinks(settings)
     database = location(settings).open()
     try:
-        instance = await own_instance(database, root_key)
+        instance, root_keys = await own_root_keys(database, root_key, look_in_custody(settings))
         external_url = await _external_url(settings, database, instance, address)
-        root = RootKey(instance.instance_id, root_key)
         clock = clock or SystemClock()
-        core = Core(database, root, clock, external_url, throw_away=throw_away)
+        core = Core(database, root_keys, clock, external_url, throw_away=throw_away)
         log = await AuditLog.open(settings, core, instance)
     except BaseException:
         await database.close()
         raise
     cipher = CipherService(database, KEYS, core.keyring)
     services = core.services(cipher, log.intents, log.events, lambda: log.recorder.writable)
-    counter = _counter(settings, instance, root_key, clock, shared)
+    counter = await _counter(settings, instance, core, shared)
     metrics = Metrics([endpoint.name for endpoint in ENDPOINTS], None if shared is None else shared.metrics)
     limits = _limits(settings, counter, throw_away=throw_away)
     origins = settings.web.cors_origins
@@ -178,9 +176,10 @@ def _exposed(metrics: Metrics, clock: Clock) -> bytes:
     return exposed(metrics, __version__, clock.monotonic_seconds())
 
 
-def _counter(
-    settings: Settings, instance: Instance, root_key: SecretBytes, clock: Clock, shared: SharedMemory | None
+async def _counter(
+    settings: Settings, instance: Instance, core: Core, shared: SharedMemory | None
 ) -> Counter:
+    clock = core.clock
     table = WindowTable(clock, None if shared is None else shared.windows, settings.server.workers)
     if settings.limits.valkey_url is None:
         return table
@@ -188,8 +187,9 @@ def _counter(
     from qimem.coordination.valkey_counter import ValkeyCounter  # noqa: PLC0415
 
     url, nodes = settings.limits.valkey_url, settings.limits.nodes
-    # The same on all nodes; who reads the keys there must not learn addresses by trying all of them.
-    key = mac(root_key, _BUCKETS_LABEL + instance.instance_id.bytes)
+    # The same on all nodes, whichever root key they were started with; who reads the keys there must not learn
+    # addresses by trying all of them.
+    key = await core.internal.tag(SYSTEM_REALM, _BUCKETS_LABEL + instance.instance_id.bytes)
     return ValkeyCounter(url, instance.instance_id.hex, key, table, nodes, clock)
 
 

@@ -7,29 +7,29 @@ import os
 import resource
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from qimem.audit.log import DIRECTORY
 from qimem.audit.space import Pressure, Room, described, free_bytes, growth, thresholds
 from qimem.bootstrap.database import location
+from qimem.bootstrap.root_keys import look_at, look_in_custody
 from qimem.cli.exposure import exposure
 from qimem.cli.finding import Finding
 from qimem.config.schema import Settings
 from qimem.config.values import Address
-from qimem.crypto.mac import key_check_value
 from qimem.errors import Unavailable
 from qimem.kernel.clock import MICROSECONDS, SystemClock
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.instance import Instance
+from qimem.kms.root_keys import Generation, RootKeys
 from qimem.kms.seal.custody import choose
 from qimem.kms.seal.placement import Mounts
 from qimem.server.credentials import CredentialsFile
 from qimem.server.directories import mode_fault
 from qimem.storage.inspection import inspect_sqlite
-from qimem.storage.repositories.instance import InstanceRepository
 
 _SWAPS = Path("/proc/swaps")
 _FREE_BYTES_MIN = 512 * 1024 * 1024
@@ -127,22 +127,34 @@ async def _instance(settings: Settings, key: SecretBytes | None) -> list[Finding
     where = location(settings)
     if not where.exists():
         return [Finding("installation", "fail", "the database is empty", "qimem init")]
-    database = where.open()
+    if not where.is_current():
+        return [Finding("installation", "warn", "of an older version", "start the server once")]
     try:
-        instance = await database.read(InstanceRepository().find)
-    finally:
-        await database.close()
-    if instance is None:
-        return [Finding("installation", "fail", "the database holds none", "qimem init")]
+        instance, generations = await look_at(settings)
+    except Refused as refused:
+        return [Finding("installation", "fail", refused.message, "qimem init")]
     findings = [Finding("installation", "ok", str(instance.instance_id))]
     if key is not None:
-        expected = SecretBytes(key_check_value(key, instance.instance_id.bytes))
-        if expected.equals(instance.key_check):
-            findings.append(Finding("root key match", "ok", "made for this installation"))
-        else:
-            advice = "name the right one with --root-key-file"
-            findings.append(Finding("root key match", "fail", "the key is of another installation", advice))
+        findings += _root_keys(settings, instance, generations)
     return [*findings, _external_url(settings, instance)]
+
+
+def _root_keys(
+    settings: Settings, instance: Instance, generations: Sequence[Generation]
+) -> Iterator[Finding]:
+    keys = RootKeys(instance.instance_id, None, look_in_custody(settings))
+    missing = [each for each in generations if keys.find(each.check) is None]
+    keys.close()
+    if not missing:
+        yield Finding("root key match", "ok", "made for this installation")
+    elif len(missing) == len(generations):
+        detail = "the key is of another installation, or was replaced"
+        yield Finding("root key match", "fail", detail, "name the right one with --root-key-file")
+    else:
+        detail = "the root key is being rotated, and one of the two is not here"
+        yield Finding("root key match", "fail", detail, "put the new key beside the old one, as <file>.next")
+    if len(generations) > 1:
+        yield Finding("root key rotation", "warn", "it has not ended", "qimem root-key rotate")
 
 
 def _external_url(settings: Settings, instance: Instance) -> Finding:

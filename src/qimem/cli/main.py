@@ -31,6 +31,7 @@ _COMMANDS = {
     "restore": ("restore", "restore", "Make an installation of a backup, in an empty place."),
     "migrate": ("migrate", "migrate", "Bring the schema of the database up to date."),
     "operator": ("operator", "operator", "Act on the host, where nobody can sign in any more."),
+    "root-key": ("root_key", "root_key", "Replace the root key while servers run."),
     "envelope": ("envelope", "envelope", "Look into envelopes."),
 }
 

@@ -78,6 +78,10 @@ MESSAGES_PER_VERSION_MAX: Final = 2**32
 """NIST SP 800-38D §8.3: random 96-bit nonces under one key stay below 2^-32 repeat probability."""
 LEASE_BLOCK_MIN: Final = 2**10
 LEASE_BLOCK_MAX: Final = 2**20
+ROOT_ROTATION_BATCH: Final = 200
+"""Keys that one transaction of a root-key rotation moves: servers wait a few milliseconds for its lock."""
+ROOT_ROTATION_WALKS_MAX: Final = 100
+"""What is made while a rotation walks is found by the next walk; so many are a fault."""
 KEYRING_ENTRIES_MAX: Final = 100_000
 """Unwrapped key versions a worker holds; about 1 KiB each."""
 

@@ -18,7 +18,8 @@ class Instance:
 
     Args:
         incarnation: 16 random bytes, new after a restore: what was remembered before is void.
-        key_check: Key check value of the root key, see `crypto.mac.key_check_value`.
+        key_check: Key check value of the root key in force: during a rotation, of the old one. See
+            `crypto.mac.key_check_value`.
         external_url: Base URL of issuers and audiences; None until the first start.
     """
 
@@ -58,5 +59,5 @@ def check_root_key(root_key: SecretBytes, instance_id: UUID, key_check: bytes) -
     if not SecretBytes(key_check_value(root_key, instance_id.bytes)).equals(key_check):
         raise Refused(
             "the root key is not the one this database was made with",
-            "give the right one with --root-key-file; without it the data cannot be read",
+            "give the right one with --root-key-file, after a rotation the new one; without it the data cannot be read",
         )

@@ -44,7 +44,6 @@ class PreparedRealm:
     """Key material of a realm that does not exist yet."""
 
     kek: RealmKek
-    wrapped_kek: bytes
     keys: tuple[tuple[KeyVersion, WrappedMaterial], ...]
 
     def pepper(self) -> SecretBytes:
@@ -70,7 +69,7 @@ class RealmKeyProvisioning:
             material = generate()
             keys.append((version, WrappedMaterial(kek.wrap_material(version, material), kek.version)))
             material.wipe()
-        return PreparedRealm(kek, self._keyring.wrap_kek(kek), tuple(keys))
+        return PreparedRealm(kek, tuple(keys))
 
     def forget(self, realm_id: RealmId) -> None:
         """Wipe what this process has unwrapped of the realm."""
@@ -79,7 +78,7 @@ class RealmKeyProvisioning:
     def provision(self, tx: Tx, realm_id: RealmId, prepared: object, now_us: int) -> None:
         """Write them in the transaction that creates the realm."""
         assert isinstance(prepared, PreparedRealm)
-        self._store.insert_kek(tx, realm_id, prepared.kek.version, prepared.wrapped_kek, now_us)
+        self._store.insert_kek(tx, realm_id, self._keyring.wrap_kek(tx, prepared.kek), now_us)
         for version, material in prepared.keys:
             self._store.insert_key(tx, version, material)
             if version.purpose is Purpose.TOKEN_SIGNING:

@@ -11,23 +11,26 @@ from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 from uuid import UUID
 
-from qimem.errors import Internal
+from qimem.errors import Internal, Unavailable
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import CACHED_REALMS_MAX, KEYRING_ENTRIES_MAX
 from qimem.kernel.secret import SecretBytes
-from qimem.kernel.transaction import Database
-from qimem.kms.hierarchy import RealmKek, RootKey
-from qimem.kms.models import KeyVersion, WrappedMaterial
+from qimem.kernel.transaction import Database, Tx
+from qimem.kms.hierarchy import RealmKek
+from qimem.kms.models import KeyVersion, WrappedKek, WrappedMaterial
 from qimem.kms.ports import KeyStore
+from qimem.kms.root_keys import RootKeys
 
 H = TypeVar("H")
+
+_LOOKS = 3
 
 
 class Keyring:
     """Holds KEKs and whatever is built from material: ciphers, signers, MAC keys."""
 
-    def __init__(self, root_key: RootKey, database: Database, store: KeyStore) -> None:
-        self._root_key = root_key
+    def __init__(self, root_keys: RootKeys, database: Database, store: KeyStore) -> None:
+        self._root_keys = root_keys
         self._database = database
         self._store = store
         self._keks: Lru[tuple[RealmId, int], RealmKek] = Lru(CACHED_REALMS_MAX)
@@ -37,11 +40,21 @@ class Keyring:
     @property
     def instance_id(self) -> UUID:
         """The installation this ring belongs to."""
-        return self._root_key.instance_id
+        return self._root_keys.instance_id
 
-    def wrap_kek(self, kek: RealmKek) -> bytes:
-        """Wrap a new realm's KEK under the root key."""
-        return self._root_key.wrap_kek(kek)
+    def wrap_kek(self, tx: Tx, kek: RealmKek) -> WrappedKek:
+        """Wrap a new realm's KEK under the newest root key, in the transaction that stores it.
+
+        Not before it: the key that was the newest one then may be gone by now.
+
+        Raises:
+            Unavailable: `sealed`: the root key is not at hand.
+        """
+        for generation in self._store.root_generations(tx):
+            root = self._root_keys.find(generation.check)
+            if root is not None:
+                return WrappedKek(kek.version, root.wrap_kek(kek), generation.number)
+        raise _sealed()
 
     async def record_sealer(self, realm_id: RealmId) -> RealmKek:
         """The realm's newest KEK: seals records and wraps new material.
@@ -71,16 +84,25 @@ class Keyring:
 
         Raises:
             Internal: there is no such version.
+            Unavailable: `sealed`: its root key is not at hand.
             UnwrapFailed: the row was damaged or moved.
         """
         kek = self._keks.get((realm_id, version))
         if kek is None:
-            wrapped = await self._database.read(lambda tx: self._store.find_kek(tx, realm_id, version))
-            if wrapped is None:
-                raise Internal
-            kek = self._root_key.unwrap_kek(realm_id, version, wrapped)
+            kek = await self._unwrapped(realm_id, version)
             self._keks.put((realm_id, version), kek)
         return kek
+
+    async def _unwrapped(self, realm_id: RealmId, version: int) -> RealmKek:
+        for _ in range(_LOOKS):
+            stored = await self._database.read(lambda tx: self._store.find_kek(tx, realm_id, version))
+            if stored is None:
+                raise Internal
+            root = self._root_keys.find(stored.root_check)
+            if root is not None:
+                return root.unwrap_kek(realm_id, version, stored.wrapped)
+            # Between the two looks the rotation may have ended, and custody have let the old key go.
+        raise _sealed()
 
     def find(self, realm_id: RealmId, key_id: UUID) -> object | None:
         """The handle of a version if it is in memory."""
@@ -143,7 +165,11 @@ class Keyring:
                 handle.wipe()
         self._keks.clear()
         self._handles.clear()
-        self._root_key.key.wipe()
+        self._root_keys.close()
+
+
+def _sealed() -> Unavailable:
+    return Unavailable("a root key of this installation is not at hand", code="sealed")
 
 
 K = TypeVar("K")

@@ -56,6 +56,32 @@ class WrappedMaterial:
     kek_version: int
 
 
+class WrappedKek(NamedTuple):
+    """A realm's key-encryption key as it is stored.
+
+    Args:
+        version: Its own.
+        wrapped: Under the root key.
+        root_generation: Which root key, see `root_keys.Generation`.
+    """
+
+    version: int
+    wrapped: bytes
+    root_generation: int
+
+
+class StoredKek(NamedTuple):
+    """What it takes to unwrap a realm's key-encryption key.
+
+    Args:
+        wrapped: Under a root key.
+        root_check: The check value of that root key.
+    """
+
+    wrapped: bytes
+    root_check: bytes
+
+
 class KeyRef(NamedTuple):
     """How a caller names a key: exactly one of the three. A tuple, for it is looked up on every encrypt."""
 

@@ -8,17 +8,26 @@ from uuid import UUID
 
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import Tx
-from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.models import KeyVersion, Purpose, StoredKek, WrappedKek, WrappedMaterial
+from qimem.kms.root_keys import Generation
 
 
 class KeyStore(Protocol):
     """Rows of keys and versions. Every look-up is inside one realm."""
 
-    def insert_kek(self, tx: Tx, realm_id: RealmId, version: int, wrapped: bytes, now_us: int) -> None:
-        """Add a wrapped key-encryption key of the realm."""
+    def root_generations(self, tx: Tx) -> Sequence[Generation]:
+        """The root keys in use, newest first: one, or two while it is rotated."""
         ...
 
-    def find_kek(self, tx: Tx, realm_id: RealmId, version: int) -> bytes | None:
+    def insert_kek(self, tx: Tx, realm_id: RealmId, kek: WrappedKek, now_us: int) -> None:
+        """Add a wrapped key-encryption key of the realm.
+
+        Raises:
+            ForeignKeyViolation: its root key is in use no more.
+        """
+        ...
+
+    def find_kek(self, tx: Tx, realm_id: RealmId, version: int) -> StoredKek | None:
         """The wrapped key-encryption key."""
         ...
 

@@ -58,7 +58,7 @@ class SelfCheck:
         try:
             await self._keyring.record_sealer(SYSTEM_REALM)
         except Unavailable as error:
-            return {"storage": error.message}
+            return {"root_key" if error.code == "sealed" else "storage": error.message}
         except (QimemError, UnwrapFailed):
             return {"root_key": "the root key does not open this database"}
         return {}

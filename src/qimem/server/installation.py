@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 
 from qimem.bootstrap import database, first
 from qimem.bootstrap.first import AdminChoice, AlreadyInitialised, Installed
+from qimem.bootstrap.root_keys import custody_of
 from qimem.config.schema import Settings
 from qimem.errors import Conflict
 from qimem.kernel.refusal import Refused
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.hierarchy import random_key
-from qimem.kms.instance import check_root_key
 from qimem.kms.seal.base import Seal
-from qimem.kms.seal.custody import choose
 from qimem.kms.seal.keyfile import KeyFileSeal
 from qimem.kms.seal.placement import Mounts, check_outside, check_placement
 from qimem.observability.logging import logger
+from qimem.server import root_key
 from qimem.server.credentials import CredentialsFile, shown
 from qimem.server.directories import check_not_restoring, make_private, sole_preparer, unmark
 from qimem.storage.migrations.runner import HEAD
@@ -55,7 +55,7 @@ async def initialise(settings: Settings, admin: AdminChoice, environ: Mapping[st
         if await database.is_initialised(settings):
             raise Conflict("initialised already", code="already_exists", hint="start it with qimem serve")
         check_not_restoring(settings.server.data_dir)
-        custody = _custody(settings, environ, explicit=True)
+        custody = custody_of(settings, environ, explicit=True)
         key = _key_for_new(settings, custody)
         file = CredentialsFile.beside(settings.server.data_dir)
 
@@ -88,7 +88,7 @@ async def recover_operator(settings: Settings, username: str, environ: Mapping[s
         raise Refused("there is no installation", "run: qimem init")
     from qimem.bootstrap import recovery  # noqa: PLC0415 - of no use to a server, which would start later
 
-    key = _custody(settings, environ, explicit=False).load()
+    key = custody_of(settings, environ, explicit=False).load()
     return await recovery.recover_operator(settings, key, username)
 
 
@@ -108,17 +108,17 @@ async def open_or_initialise(
     """
     make_private(settings.server.data_dir)
     with sole_preparer(settings.server.data_dir):
-        custody = _custody(settings, environ, explicit=False)
+        custody = custody_of(settings, environ, explicit=False)
         file = CredentialsFile.beside(settings.server.data_dir)
         external_url = settings.server.external_url or url
         instance = await database.find_instance(settings)
         if instance is not None:
-            key = custody.load()
             # Before anything is changed: data must not be upgraded by who cannot read it.
-            check_root_key(key, instance.instance_id, instance.key_check)
+            key = root_key.in_force(custody, instance)
             _upgrade(settings, key)
             # A database is committed as a whole: the restore lacked no more than this.
             unmark(settings.server.data_dir)
+            await root_key.settle(settings, custody)
             await _hand_out_late(settings, file, external_url)
             return Opened(key, None)
         check_not_restoring(settings.server.data_dir)
@@ -192,16 +192,6 @@ def _upgrade(settings: Settings, key: SecretBytes) -> None:
     kept = upgrade_at_start(settings, key)
     if kept is not None:
         logger().warning("the schema was brought up to date; the data as it was is kept", path=str(kept))
-
-
-def _custody(settings: Settings, environ: Mapping[str, str], *, explicit: bool) -> Seal:
-    return choose(
-        settings.server.data_dir,
-        source=settings.seal.source,
-        root_key_file=settings.seal.root_key_file,
-        environ=environ,
-        explicit=explicit,
-    )
 
 
 def _key_for_new(settings: Settings, custody: Seal) -> SecretBytes:

@@ -66,6 +66,15 @@ class DatabaseLocation:
         """
         return self.version() is not None
 
+    def is_current(self) -> bool:
+        """Whether the schema is the one of this program.
+
+        Raises:
+            Unavailable: PostgreSQL cannot be reached.
+        """
+        version = runner.sqlite_version(self.file) if self.url is None else runner.postgres_version(self.url)
+        return version == runner.HEAD
+
     def migrate(self) -> None:
         """Bring the schema up to date.
 

@@ -80,6 +80,19 @@ instance = sa.Table(
     _time("created_us"),
 )
 
+root_key = sa.Table(
+    "root_key",
+    METADATA,
+    # One row, and two while the root key is rotated. Whatever is wrapped refers to its row, so that none goes
+    # away with something still wrapped under it, and nothing is wrapped under one that is gone.
+    sa.Column(
+        "generation", sa.Integer, sa.CheckConstraint("generation >= 1", name="generation"), primary_key=True
+    ),
+    sa.Column("key_check", sa.LargeBinary, nullable=False),
+    _time("created_us"),
+    sa.UniqueConstraint("key_check"),
+)
+
 realm = sa.Table(
     "realm",
     METADATA,
@@ -119,6 +132,14 @@ realm_kek = sa.Table(
     sa.Column("version", sa.Integer, sa.CheckConstraint("version >= 1", name="version"), primary_key=True),
     sa.Column("wrapped", sa.LargeBinary, nullable=False),
     _time("created_us"),
+    sa.Column(
+        "root_generation",
+        sa.Integer,
+        sa.ForeignKey("root_key.generation"),
+        nullable=False,
+        server_default=sa.text("1"),
+    ),
+    sa.Index(None, "root_generation", "realm_id", "version"),
     _within("realm"),
 )
 

@@ -12,7 +12,8 @@ from qimem.errors import Unavailable
 from qimem.identity.models import RoleRecord, UserRecord
 from qimem.kernel.ids import ClientId, RealmId
 from qimem.kernel.transaction import Database, Tx
-from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.models import KeyVersion, Purpose, WrappedKek, WrappedMaterial
+from qimem.kms.root_keys import Generation
 from qimem.oauth.models import AuthMethod, ClientRecord, GrantRecord
 from qimem.realms.models import RealmRecord
 from qimem.storage.database import OpenDatabase
@@ -20,6 +21,7 @@ from qimem.storage.repositories.clients import ClientRepository
 from qimem.storage.repositories.kms_keys import KeyRepository
 from qimem.storage.repositories.realms import RealmRepository
 from qimem.storage.repositories.roles import RoleRepository
+from qimem.storage.repositories.root_keys import RootKeyRepository
 from qimem.storage.repositories.users import UserRepository
 
 T = TypeVar("T")
@@ -30,7 +32,10 @@ NOW = 1_800_000_000_000_000
 HOUR = 3_600_000_000
 MATERIAL = WrappedMaterial(b"wrapped", 1)
 
+FIRST_ROOT_KEY = Generation(1, b"check of the first", NOW)
+
 KEYS = KeyRepository()
+ROOT_KEYS = RootKeyRepository()
 REALMS = RealmRepository()
 ROLES = RoleRepository()
 USERS = UserRepository()
@@ -110,9 +115,10 @@ async def with_realms(database: OpenDatabase) -> None:
     """Two realms, each with its key-encryption key."""
 
     def add(tx: Tx) -> None:
+        assert ROOT_KEYS.begin(tx, FIRST_ROOT_KEY)
         for realm_id in (ACME, OTHER):
             assert REALMS.insert(tx, a_realm(realm_id))
-            KEYS.insert_kek(tx, realm_id, 1, b"kek of " + realm_id.encode(), NOW)
+            KEYS.insert_kek(tx, realm_id, WrappedKek(1, b"kek of " + realm_id.encode(), 1), NOW)
 
     await database.write(add)
 

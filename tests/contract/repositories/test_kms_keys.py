@@ -10,9 +10,19 @@ import pytest
 from qimem.crypto.algorithms import Algorithm
 from qimem.kernel.ids import RealmId
 from qimem.kernel.transaction import ForeignKeyViolation, Tx, UniqueViolation
-from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.models import KeyVersion, Purpose, StoredKek, WrappedKek, WrappedMaterial
 from qimem.storage.database import OpenDatabase
-from tests.contract.repositories.rows import ACME, HOUR, KEYS, MATERIAL, NOW, OTHER, a_key, uid
+from tests.contract.repositories.rows import (
+    ACME,
+    FIRST_ROOT_KEY,
+    HOUR,
+    KEYS,
+    MATERIAL,
+    NOW,
+    OTHER,
+    a_key,
+    uid,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -206,21 +216,25 @@ async def test_disabling_what_is_not_there_changes_nothing(realms: OpenDatabase)
     assert found.enabled
 
 
+def stored(wrapped: bytes) -> StoredKek:
+    return StoredKek(wrapped, FIRST_ROOT_KEY.check)
+
+
 async def test_key_encryption_keys_are_found_by_realm_and_version(realms: OpenDatabase) -> None:
-    await realms.write(lambda tx: KEYS.insert_kek(tx, ACME, 2, b"\x00second", NOW))
+    await realms.write(lambda tx: KEYS.insert_kek(tx, ACME, WrappedKek(2, b"\x00second", 1), NOW))
 
     def look(tx: Tx) -> list[object]:
         versions = [KEYS.newest_kek_version(tx, realm) for realm in (ACME, OTHER, RealmId("nowhere"))]
         keks = [KEYS.find_kek(tx, ACME, 1), KEYS.find_kek(tx, ACME, 2), KEYS.find_kek(tx, OTHER, 2)]
         return [*versions, *keks]
 
-    assert await realms.read(look) == [2, 1, None, b"kek of acme", b"\x00second", None]
+    assert await realms.read(look) == [2, 1, None, stored(b"kek of acme"), stored(b"\x00second"), None]
 
 
 async def test_a_key_encryption_key_is_never_replaced(realms: OpenDatabase) -> None:
     with pytest.raises(UniqueViolation):
-        await realms.write(lambda tx: KEYS.insert_kek(tx, ACME, 1, b"other", NOW))
-    assert await realms.read(lambda tx: KEYS.find_kek(tx, ACME, 1)) == b"kek of acme"
+        await realms.write(lambda tx: KEYS.insert_kek(tx, ACME, WrappedKek(1, b"other", 1), NOW))
+    assert await realms.read(lambda tx: KEYS.find_kek(tx, ACME, 1)) == stored(b"kek of acme")
 
 
 async def test_the_same_ids_in_two_realms_never_meet(realms: OpenDatabase) -> None:

@@ -20,6 +20,8 @@ from qimem.storage.statement import SQLITE, SQLStatement
 WITHOUT_REALM = {
     "instance": "one row, of no realm",
     "audit": "a log is a node's; its records name their realm themselves",
+    "root_keys": "a root key is of all realms",
+    "kms_keys._ROOT_GENERATIONS": "a root key is of all realms",
     "jobs": "leases and sweeps are node-wide",
     "signing_keys._DUE": "what is due is looked for over all realms",
     "realms._PAGE": "the list of realms",
@@ -47,7 +49,7 @@ def test_the_rules_look_at_every_repository() -> None:
     modules = {name.partition(".")[0] for name in ALL}
     assert modules == {
         "attempts", "audit", "clients", "epochs", "grants", "idempotency", "instance", "jobs", "kms_keys", "realm_remains", "realms", "roles",
-        "second_factors", "signing_keys", "single_use", "users",
+        "root_keys", "second_factors", "signing_keys", "single_use", "users",
     }  # fmt: skip
     assert len(ALL) > 45
 
@@ -65,7 +67,7 @@ def test_every_statement_names_its_realm(name: str, dialect: Dialect) -> None:
     used = [table for table in METADATA.tables if re.search(rf"\b(FROM|JOIN|,) {table}\b", text)]
     # A further table is joined by realm too, or a row of one realm would meet one of another.
     for table in used[1:]:
-        if table != "instance":
+        if table not in {"instance", "root_key"}:
             assert re.search(rf"{table}\.realm_id = |= {table}\.realm_id", text), text
 
 
@@ -82,5 +84,12 @@ def test_no_statement_reads_a_whole_table(tmp_path_factory: pytest.TempPathFacto
         if any(step.startswith("SCAN") for step in plan):
             scanned[name] = plan
     connection.close()
-    # One row each, and there are never two.
-    assert set(scanned) <= {"instance._FIND", "instance._SET_URL", "epochs.READ"}, scanned
+    # One row each, and there are never two; of root keys never three.
+    small = {
+        "instance._FIND",
+        "instance._SET_URL",
+        "epochs.READ",
+        "kms_keys._ROOT_GENERATIONS",
+        "root_keys._IN_FORCE",
+    }
+    assert set(scanned) <= small, scanned

@@ -68,11 +68,14 @@ def test_a_difference_would_be_found(location: DatabaseLocation) -> None:
 
 @pytest.mark.parametrize("table", sorted(METADATA.tables))
 def test_the_realm_stands_first_in_every_key(table: str) -> None:
-    if table in {"instance", "job", "audit_intent"}:
+    if table in {"instance", "root_key", "job", "audit_intent"}:
         return
     columns = METADATA.tables[table]
     assert next(iter(columns.primary_key.columns)).name == "realm_id"
     for key in columns.foreign_key_constraints:
+        if key.referred_table.name == "root_key":
+            # Of all realms.
+            continue
         assert key.column_keys[0] == "realm_id"
         assert next(iter(key.elements)).column.name == "realm_id"
     assert columns.foreign_key_constraints or table == "realm"
@@ -92,7 +95,7 @@ def test_the_checks_of_the_schema_are_in_the_database(location: DatabaseLocation
         METADATA.drop_all(connection)
         METADATA.create_all(connection)
         assert checks(connection) == migrated
-    assert sum(len(found) for found in migrated.values()) == 3
+    assert sum(len(found) for found in migrated.values()) == 4
 
 
 def test_an_empty_place_has_no_schema_and_looking_makes_none(empty_location: DatabaseLocation) -> None:
@@ -181,6 +184,35 @@ def test_a_role_of_that_name_is_not_made_a_power(migrated_to: Callable[[str], Da
         }
 
 
+def install(connection: sa.Connection) -> None:
+    """The row that says whose the database is."""
+    connection.execute(
+        METADATA.tables["instance"]
+        .insert()
+        .values(
+            singleton=1, instance_id=UUID(int=9), incarnation=b"i", key_check=b"check", created_us=7
+        )
+    )  # fmt: skip
+
+
+def test_what_was_wrapped_before_root_keys_had_generations_is_of_the_first(
+    migrated_to: Callable[[str], DatabaseLocation],
+) -> None:
+    location, tables = migrated_to("0008"), METADATA.tables
+    with connected(location) as connection:
+        install(connection)
+        for realm_id in ("system", "acme"):
+            realm = {"realm_id": realm_id, "created_us": 1}
+            connection.execute(tables["realm"].insert().values(**realm, name="x", enabled=True))
+            connection.execute(tables["realm_kek"].insert().values(**realm, version=1, wrapped=b"w"))
+    location.migrate()
+    with connected(location) as connection:
+        assert [tuple(row) for row in connection.execute(tables["root_key"].select())] == [(1, b"check", 7)]
+        rows = connection.execute(tables["realm_kek"].select()).all()
+        assert {(row.realm_id, row.root_generation) for row in rows} == {("acme", 1), ("system", 1)}
+        assert differences(connection) == []
+
+
 def test_keys_from_before_signing_keys_had_a_life_get_one(
     migrated_to: Callable[[str], DatabaseLocation],
 ) -> None:
@@ -190,6 +222,7 @@ def test_keys_from_before_signing_keys_had_a_life_get_one(
         realm = {"realm_id": "acme"}
         tables = METADATA.tables
         connection.execute(tables["realm"].insert().values(**realm, name="Acme", enabled=True, created_us=1))
+        install(connection)
         connection.execute(tables["realm_kek"].insert().values(**realm, version=1, wrapped=b"", created_us=1))
         for key_id, purpose in ((lineage, "token-signing"), (UUID(int=3), "refresh-mac")):
             signs = purpose == "token-signing"

@@ -13,6 +13,7 @@ import msgspec
 
 from qimem.authz.permissions import compile_permissions
 from qimem.crypto.algorithms import Algorithm
+from qimem.crypto.mac import key_check_value
 from qimem.errors import Unavailable
 from qimem.kernel.clock import ManualClock
 from qimem.kernel.context import Actor, ActorKind, RequestContext
@@ -23,11 +24,11 @@ from qimem.kernel.secret import SecretBytes
 from qimem.kernel.transaction import Tx
 from qimem.kernel.unit_of_work import IdempotencyRow, Slot, UnitOfWork
 from qimem.kms.cipher import CipherService
-from qimem.kms.hierarchy import RootKey
 from qimem.kms.internal_keys import InternalKeys, RealmKeyProvisioning
 from qimem.kms.keyring import Keyring
 from qimem.kms.keys import KeyService
-from qimem.kms.models import KeyRef, KeyVersion, Purpose, WrappedMaterial
+from qimem.kms.models import KeyRef, KeyVersion, Purpose, StoredKek, WrappedKek, WrappedMaterial
+from qimem.kms.root_keys import Generation, Look, RootKeys
 from qimem.kms.signing_keys import KeyState, SigningKeyRow
 from tests.support.audit import FakeIntents, a_draft
 
@@ -44,7 +45,8 @@ class State:
     """Everything that a transaction can change."""
 
     epochs: dict[RealmId, Epoch] = field(default_factory=dict)
-    keks: dict[tuple[RealmId, int], bytes] = field(default_factory=dict)
+    generations: list[Generation] = field(default_factory=list)
+    keks: dict[tuple[RealmId, int], WrappedKek] = field(default_factory=dict)
     versions: dict[tuple[RealmId, UUID], KeyVersion] = field(default_factory=dict)
     material: dict[tuple[RealmId, UUID], WrappedMaterial] = field(default_factory=dict)
     leased: dict[tuple[RealmId, UUID], int] = field(default_factory=dict)
@@ -109,11 +111,19 @@ class FakeKeys:
     def rows(self) -> State:
         return self._database.state
 
-    def insert_kek(self, tx: Tx, realm_id: RealmId, version: int, wrapped: bytes, now_us: int) -> None:
-        self.rows.keks[realm_id, version] = wrapped
+    def root_generations(self, tx: Tx) -> list[Generation]:
+        return sorted(self.rows.generations, reverse=True)
 
-    def find_kek(self, tx: Tx, realm_id: RealmId, version: int) -> bytes | None:
-        return self.rows.keks.get((realm_id, version))
+    def insert_kek(self, tx: Tx, realm_id: RealmId, kek: WrappedKek, now_us: int) -> None:
+        assert kek.root_generation in {known.number for known in self.rows.generations}
+        self.rows.keks[realm_id, kek.version] = kek
+
+    def find_kek(self, tx: Tx, realm_id: RealmId, version: int) -> StoredKek | None:
+        kek = self.rows.keks.get((realm_id, version))
+        if kek is None:
+            return None
+        checks = {known.number: known.check for known in self.rows.generations}
+        return StoredKek(kek.wrapped, checks[kek.root_generation])
 
     def newest_kek_version(self, tx: Tx, realm_id: RealmId) -> int | None:
         return max((number for realm, number in self.rows.keks if realm == realm_id), default=None)
@@ -258,11 +268,15 @@ class FakeSigningKeys:
 class Worker:
     """One worker of an installation; several share a database."""
 
-    def __init__(self, database: FakeDatabase, root: bytes = bytes(range(32))) -> None:
+    def __init__(self, database: FakeDatabase, root: bytes = bytes(range(32)), look: Look = tuple) -> None:
         self.database = database
         self.clock = ManualClock(NOW_US)
         self.store = FakeKeys(database)
-        self.keyring = Keyring(RootKey(INSTANCE, SecretBytes(root)), database, self.store)
+        if not database.state.generations:
+            check = key_check_value(SecretBytes(root), INSTANCE.bytes)
+            database.state.generations.append(Generation(1, check, NOW_US))
+        self.root_keys = RootKeys(INSTANCE, SecretBytes(root), look)
+        self.keyring = Keyring(self.root_keys, database, self.store)
         self.caches = RealmCaches(database, database)
         self.cipher = CipherService(database, self.store, self.keyring)
         work = UnitOfWork(database, _Answers(database), self.keyring, _Codec(), self.clock, FakeIntents())

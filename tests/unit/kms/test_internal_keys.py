@@ -42,11 +42,15 @@ def add_signing_key(worker: Worker) -> KeyVersion:
     """A second version of the realm's signing key, as a rotation makes it."""
     old = version_of(worker, Purpose.TOKEN_SIGNING)
     prepared = Worker(FakeDatabase()).provisioning.prepare(ACME, NOW_US)
-    new, stored = next(pair for pair in prepared.keys if pair[0].purpose is Purpose.TOKEN_SIGNING)
+    new, row = next(pair for pair in prepared.keys if pair[0].purpose is Purpose.TOKEN_SIGNING)
     fresh = replace(new, lineage_id=old.lineage_id, version=2)
-    material = prepared.kek.unwrap_material(new, stored.wrapped)
-    wrapped = worker.keyring._root_key.unwrap_kek(ACME, 1, worker.database.state.keks[ACME, 1])
-    row = replace(stored, wrapped=wrapped.wrap_material(fresh, material))
+    material = prepared.kek.unwrap_material(new, row.wrapped)
+    stored = worker.store.find_kek(NO_TX, ACME, 1)
+    assert stored is not None
+    root = worker.root_keys.find(stored.root_check)
+    assert root is not None
+    kek = root.unwrap_kek(ACME, 1, stored.wrapped)
+    row = replace(row, wrapped=kek.wrap_material(fresh, material))
     assert worker.store.succeed(NO_TX, old, fresh, row)
     worker.database.bump(NO_TX, ACME)
     return fresh
@@ -67,7 +71,10 @@ def test_a_new_realm_gets_a_kek_and_one_key_for_each_purpose() -> None:
 def test_two_realms_share_nothing() -> None:
     worker = an_installation()
     state = worker.database.state
-    wrapped = [*state.keks.values(), *(row.wrapped for row in state.material.values())]
+    wrapped = [
+        *(kek.wrapped for kek in state.keks.values()),
+        *(row.wrapped for row in state.material.values()),
+    ]
     assert len(set(wrapped)) == 8
 
 

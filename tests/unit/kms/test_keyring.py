@@ -6,12 +6,24 @@ from uuid import UUID
 
 import pytest
 
+from qimem.crypto.mac import key_check_value
 from qimem.crypto.wrap import UnwrapFailed
 from qimem.errors import Internal, Unavailable, storage_unavailable
 from qimem.kernel.secret import SecretBytes
 from qimem.kms.keyring import Lru
 from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
-from tests.unit.kms.fakes import ACME, NO_TX, OTHER, FakeDatabase, Worker, a_version, an_installation
+from qimem.kms.root_keys import Generation
+from tests.unit.kms.fakes import (
+    ACME,
+    INSTANCE,
+    NO_TX,
+    NOW_US,
+    OTHER,
+    FakeDatabase,
+    Worker,
+    a_version,
+    an_installation,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +32,9 @@ def stored(worker: Worker, version: KeyVersion, material: bytes) -> KeyVersion:
     """A key with known material."""
     wrapped = worker.store.find_kek(NO_TX, version.realm_id, 1)
     assert wrapped is not None
-    kek = worker.keyring._root_key.unwrap_kek(version.realm_id, 1, wrapped)
+    root = worker.keyring._root_keys.find(wrapped.root_check)
+    assert root is not None
+    kek = root.unwrap_kek(version.realm_id, 1, wrapped.wrapped)
     row = WrappedMaterial(kek.wrap_material(version, SecretBytes(material)), 1)
     assert worker.store.insert_key(NO_TX, version, row)
     return version
@@ -148,10 +162,21 @@ async def test_another_root_key_opens_nothing() -> None:
     worker = an_installation()
     version = stored(worker, a_version(), b"m" * 32)
     thief = Worker(worker.database, root=b"x" * 32)
-    with pytest.raises(UnwrapFailed):
-        await thief.keyring.record_sealer(ACME)
-    with pytest.raises(UnwrapFailed):
-        await thief.keyring.handle(version, copied)
+    for opening in (thief.keyring.record_sealer(ACME), thief.keyring.handle(version, copied)):
+        with pytest.raises(Unavailable) as caught:
+            await opening
+        assert caught.value.code == "sealed"
+
+
+async def test_another_root_key_opens_nothing_where_the_database_was_made_to_expect_it() -> None:
+    worker = an_installation()
+    version = stored(worker, a_version(), b"m" * 32)
+    check = key_check_value(SecretBytes(b"x" * 32), INSTANCE.bytes)
+    worker.database.state.generations[:] = [Generation(1, check, NOW_US)]
+    thief = Worker(worker.database, root=b"x" * 32)
+    for opening in (thief.keyring.record_sealer(ACME), thief.keyring.handle(version, copied)):
+        with pytest.raises(UnwrapFailed):
+            await opening
 
 
 async def test_a_kek_is_fetched_once() -> None:
@@ -179,7 +204,7 @@ async def test_closing_forgets_and_wipes() -> None:
     kek = await worker.keyring.record_sealer(ACME)
     worker.keyring.close()
     assert kek.key.equals(bytes(32))
-    assert worker.keyring._root_key.key.equals(bytes(32))
+    assert all(known.key.equals(bytes(32)) for known in worker.root_keys._known.values())
     assert worker.keyring.handles() == []
     assert worker.keyring.find(ACME, version.key_id) is None
     with pytest.raises(UnwrapFailed):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from qimem.kernel.refusal import Refused
+from qimem.kernel.secret import SecretBytes
 from qimem.kms.seal.base import Seal
 from qimem.kms.seal.keyfile import KeyFileSeal
 
 CREDENTIAL_NAME = "qimem-root-key"
+
+_log = logging.getLogger(__name__)
 
 _NOT_OURS_TO_MAKE = 0o037
 """systemd hands a credential over as 0400, or as root's 0440 with an access list whose mask shows as the group."""
@@ -44,6 +48,22 @@ def choose(
     if credential is not None and (source == "credential" or (source == "auto" and credential.exists())):
         return credential
     return KeyFileSeal(beside(data_dir))
+
+
+def keys_at(seal: Seal) -> Iterator[SecretBytes]:
+    """The keys that this custody has now: the one that waits to be the next, and the one in its place.
+
+    In this order: one that takes its place between the two looks is then seen once at least.
+    """
+    if not isinstance(seal, KeyFileSeal):
+        return
+    for place in (seal.successor, seal):
+        if place.exists():
+            try:
+                yield place.load()
+            except Refused as refused:
+                # It may have been renamed in this moment; if it is needed, whoever needs it refuses.
+                _log.warning("%s", refused.message)
 
 
 def beside(data_dir: Path) -> Path:

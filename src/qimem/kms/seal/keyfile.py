@@ -18,6 +18,7 @@ from qimem.kernel.secret import SecretBytes
 from qimem.kms.hierarchy import KEY_BYTES, random_key
 
 _OTHERS = 0o077
+_NEXT = ".next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class KeyFileSeal:
     path: Path
     loose: int = _OTHERS
     creatable: bool = True
+
+    @property
+    def successor(self) -> KeyFileSeal:
+        """Where the next root key waits until nothing is wrapped under this one any more."""
+        return KeyFileSeal(self.path.with_name(f"{self.path.name}{_NEXT}"), self.loose)
 
     @property
     def location(self) -> str:
@@ -68,11 +74,36 @@ class KeyFileSeal:
         if not self.creatable:
             raise Refused(f"no root key at {self.path}", "put the 32-byte root key there first")
         key = random_key()
+        self.keep(key)
+        return key
+
+    def make_successor(self) -> None:
+        """Make a new key as successor of this one; see `create`.
+
+        Raises:
+            Refused: there is a successor, or the place cannot be written.
+        """
+        key = random_key()
+        try:
+            self.successor.keep(key, self.path.stat())
+        finally:
+            key.wipe()
+
+    def keep(self, key: SecretBytes, like: os.stat_result | None = None) -> None:
+        """Write a key; see `create`.
+
+        Args:
+            key: Stays the caller's.
+            like: A file whose owner is to be this one's, too: the service may be another user than who acts.
+
+        Raises:
+            Refused: the name is taken, or the place cannot be written.
+        """
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             # A crash between two steps may have left one; nothing was ever wrapped under it.
             draft.unlink(missing_ok=True)
-            self._write(draft, key)
+            self._write(draft, key, like)
             os.link(draft, self.path, follow_symlinks=False)
         except FileExistsError as error:
             raise Refused(
@@ -86,12 +117,44 @@ class KeyFileSeal:
         finally:
             draft.unlink(missing_ok=True)
         sync_directory(self.path.parent)
-        return key
 
-    def _write(self, draft: Path, key: SecretBytes) -> None:
+    def make_durable(self) -> None:
+        """See that the key survives a power cut, whoever wrote it.
+
+        Raises:
+            Refused: the disk does not take it.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise Refused(f"cannot write {self.path} to the disk: {error.strerror}") from error
+
+    def succeed(self) -> None:
+        """Put the successor in the place of this key, durably. This key is gone afterwards.
+
+        Raises:
+            Refused: the place cannot be written.
+        """
+        try:
+            self.successor.path.rename(self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise Refused(
+                f"cannot put {self.successor.path} in the place of {self.path}: {error.strerror}",
+                "make the directory writable and repeat the command",
+            ) from error
+
+    def _write(self, draft: Path, key: SecretBytes, like: os.stat_result | None) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(draft, flags, 0o600)
         try:
+            if like is not None and like.st_uid != os.geteuid():
+                os.fchown(descriptor, like.st_uid, like.st_gid)
             os.writev(descriptor, [key.reveal()])
             os.fsync(descriptor)
         finally:

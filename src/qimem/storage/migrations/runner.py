@@ -12,8 +12,8 @@ from typing import Any
 from qimem.errors import storage_unavailable
 from qimem.storage import sqlite_connection
 
-HEAD = "0008"
-KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+HEAD = "0009"
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every version this code can open or upgrade from, oldest first."""
 
 POSTGRES_LOCK = 0x51494D454D  # "QIMEM": one migration at a time over all nodes

@@ -12,8 +12,9 @@ from qimem.crypto.algorithms import Algorithm
 from qimem.kernel.ids import RealmId
 from qimem.kernel.limits import MESSAGES_PER_VERSION_MAX
 from qimem.kernel.transaction import Tx
-from qimem.kms.models import KeyVersion, Purpose, WrappedMaterial
-from qimem.storage.schema import Identifier, kms_key, kms_version, realm_kek
+from qimem.kms.models import KeyVersion, Purpose, StoredKek, WrappedKek, WrappedMaterial
+from qimem.kms.root_keys import Generation
+from qimem.storage.schema import Identifier, kms_key, kms_version, realm_kek, root_key
 from qimem.storage.statement import insert_if_absent, sql
 
 _REALM: sa.BindParameter[str] = sa.bindparam("realm_id")
@@ -115,8 +116,13 @@ _INSERT_KEK = sql(
     sa.insert(realm_kek).values({column.name: sa.bindparam(column.name) for column in realm_kek.c})
 )
 _FIND_KEK = sql(
-    sa.select(realm_kek.c.wrapped).where(
-        realm_kek.c.realm_id == _REALM, realm_kek.c.version == sa.bindparam("version")
+    sa.select(realm_kek.c.wrapped, root_key.c.key_check)
+    .select_from(realm_kek.join(root_key))
+    .where(realm_kek.c.realm_id == _REALM, realm_kek.c.version == sa.bindparam("version"))
+)
+_ROOT_GENERATIONS = sql(
+    sa.select(root_key.c.generation, root_key.c.key_check, root_key.c.created_us).order_by(
+        root_key.c.generation.desc()
     )
 )
 _NEWEST_KEK = sql(sa.select(sa.func.max(realm_kek.c.version)).where(realm_kek.c.realm_id == _REALM))
@@ -125,14 +131,19 @@ _NEWEST_KEK = sql(sa.select(sa.func.max(realm_kek.c.version)).where(realm_kek.c.
 class KeyRepository:
     """Implements `kms.ports.KeyStore`."""
 
-    def insert_kek(self, tx: Tx, realm_id: RealmId, version: int, wrapped: bytes, now_us: int) -> None:
-        """Add a wrapped key-encryption key of the realm."""
-        tx.run(_INSERT_KEK, realm_id=realm_id, version=version, wrapped=wrapped, created_us=now_us)
+    def root_generations(self, tx: Tx) -> Sequence[Generation]:
+        """The root keys in use, newest first."""
+        rows = tx.all(_ROOT_GENERATIONS)
+        return [Generation(number, bytes(check), created_us) for number, check, created_us in rows]
 
-    def find_kek(self, tx: Tx, realm_id: RealmId, version: int) -> bytes | None:
+    def insert_kek(self, tx: Tx, realm_id: RealmId, kek: WrappedKek, now_us: int) -> None:
+        """Add a wrapped key-encryption key of the realm."""
+        tx.run(_INSERT_KEK, realm_id=realm_id, **kek._asdict(), created_us=now_us)
+
+    def find_kek(self, tx: Tx, realm_id: RealmId, version: int) -> StoredKek | None:
         """The wrapped key-encryption key."""
         row = tx.one(_FIND_KEK, realm_id=realm_id, version=version)
-        return None if row is None else bytes(row[0])
+        return None if row is None else StoredKek(bytes(row[0]), bytes(row[1]))
 
     def newest_kek_version(self, tx: Tx, realm_id: RealmId) -> int | None:
         """The version that new material is wrapped with."""

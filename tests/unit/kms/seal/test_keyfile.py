@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qimem.kernel.refusal import Refused
+from qimem.kms.seal.custody import keys_at
 from qimem.kms.seal.keyfile import KeyFileSeal
 
 
@@ -144,3 +145,72 @@ def test_the_key_never_stands_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         sealed(tmp_path, b"SUPERSECRETROOTKEYMATERIAL", mode=0o600).load()
     assert "SUPERSECRET" not in caught.value.message + (caught.value.hint or "")
+
+
+# --- the next one -----------------------------------------------------------------------------
+
+
+def test_the_next_key_waits_beside_this_one_and_takes_its_name(tmp_path: Path) -> None:
+    seal = sealed(tmp_path)
+    seal.make_successor()
+    assert seal.successor.path == tmp_path / "data.root.key.next"
+    assert seal.successor.path.stat().st_mode & 0o7777 == 0o600
+    new = seal.successor.path.read_bytes()
+    assert new != bytes(range(32))
+    seal.succeed()
+    assert seal.path.read_bytes() == new
+    assert os.listdir(tmp_path) == ["data.root.key"]
+
+
+def test_a_successor_is_never_overwritten(tmp_path: Path) -> None:
+    seal = sealed(tmp_path)
+    seal.make_successor()
+    waiting = seal.successor.path.read_bytes()
+    with pytest.raises(Refused, match="exists already"):
+        seal.make_successor()
+    assert seal.successor.path.read_bytes() == waiting
+    assert seal.load().equals(bytes(range(32)))
+
+
+def test_without_a_successor_the_key_stays(tmp_path: Path) -> None:
+    seal = sealed(tmp_path)
+    with pytest.raises(Refused, match="cannot put"):
+        seal.succeed()
+    assert seal.load().equals(bytes(range(32)))
+    with pytest.raises(Refused, match="cannot write"):
+        seal.successor.make_durable()
+
+
+def test_what_an_operator_put_there_is_on_the_disk_before_it_is_used(tmp_path: Path, monkeypatch) -> None:
+    synced = []
+    sync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    sealed(tmp_path).make_durable()
+    assert synced == [tmp_path / "data.root.key", tmp_path]
+
+
+def test_the_next_key_belongs_to_whom_this_one_does(tmp_path: Path, monkeypatch) -> None:
+    """The service is another user than root, who rotates."""
+    seal, given = sealed(tmp_path), []
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: given.append((uid, gid)))
+    monkeypatch.setattr(os, "geteuid", lambda: 4_242)
+    seal.make_successor()
+    status = seal.path.stat()
+    assert given == [(status.st_uid, status.st_gid)]
+
+
+def test_custody_shows_the_next_key_first_and_passes_over_what_is_not_fit(tmp_path: Path) -> None:
+    seal = sealed(tmp_path)
+    assert [bytes(key.reveal()) for key in keys_at(seal)] == [bytes(range(32))]
+    seal.successor.path.write_bytes(b"n" * 32)
+    seal.successor.path.chmod(0o600)
+    assert [bytes(key.reveal()) for key in keys_at(seal)] == [b"n" * 32, bytes(range(32))]
+    seal.successor.path.chmod(0o644)
+    assert [bytes(key.reveal()) for key in keys_at(seal)] == [bytes(range(32))]
+    seal.path.unlink()
+    assert list(keys_at(seal)) == []
