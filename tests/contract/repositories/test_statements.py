@@ -22,6 +22,7 @@ WITHOUT_REALM = {
     "audit": "a log is a node's; its records name their realm themselves",
     "root_keys": "a root key is of all realms",
     "kms_keys._ROOT_GENERATIONS": "a root key is of all realms",
+    "restored": "a restore settles all realms before anybody is served",
     "jobs": "leases and sweeps are node-wide",
     "signing_keys._DUE": "what is due is looked for over all realms",
     "realms._PAGE": "the list of realms",
@@ -48,7 +49,7 @@ SCOPED = [name for name in ALL if name not in WITHOUT_REALM and name.partition("
 def test_the_rules_look_at_every_repository() -> None:
     modules = {name.partition(".")[0] for name in ALL}
     assert modules == {
-        "attempts", "audit", "clients", "epochs", "grants", "idempotency", "instance", "jobs", "kms_keys", "realm_remains", "realms", "roles",
+        "attempts", "audit", "clients", "epochs", "grants", "idempotency", "instance", "jobs", "kms_keys", "realm_remains", "realms", "restored", "roles",
         "root_keys", "second_factors", "signing_keys", "single_use", "users",
     }  # fmt: skip
     assert len(ALL) > 45
@@ -88,8 +89,11 @@ def test_no_statement_reads_a_whole_table(tmp_path_factory: pytest.TempPathFacto
     small = {
         "instance._FIND",
         "instance._SET_URL",
+        "instance._SCHEMA",
         "epochs.READ",
         "kms_keys._ROOT_GENERATIONS",
         "root_keys._IN_FORCE",
     }
-    assert set(scanned) <= small, scanned
+    # What a restore does to all rows it does once.
+    seen = {name for name in scanned if not name.startswith("restored.")}
+    assert seen <= small, scanned
