@@ -35,7 +35,7 @@ from tests.support.server import Server
 _ALL = sql(sa.select(realm_kek.c.realm_id, realm_kek.c.version, realm_kek.c.wrapped))
 _PLANTED_AT_ONCE = 500
 _TEXT = "cGxhaW4="
-_PUT_OFF = ("'storage_unavailable'", "'outcome_unknown'")
+_PUT_OFF = ("'storage_unavailable'", "'outcome_unknown'", "'overloaded'")
 _CUT = (ConnectionError, TimeoutError, OSError)
 
 
@@ -112,7 +112,7 @@ class Crowd:
     answered: int = 0
     cut_off: int = 0
     put_off: int = 0
-    """Told that the disk takes longer than a second, as the contract says: seldom, or the rotation is to blame."""
+    """Told that disk or machine have too much to do, as the contract says: seldom, or the rotation is to blame."""
     made: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
 

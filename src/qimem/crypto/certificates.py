@@ -14,6 +14,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.utils import CryptographyDeprecationWarning
 
 
+class Unfit(ValueError):
+    """Certificate or key cannot be used.
+
+    Args:
+        reason: Why; holds nothing of either.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def validity_of(chain: bytes) -> tuple[float, float]:
     """From when to when the first certificate of a PEM file is valid, in seconds since 1970, both included.
 
@@ -32,19 +44,19 @@ def check_key(chain: bytes, key: bytes | bytearray) -> None:
         key: A private key in PEM.
 
     Raises:
-        ValueError: it is not, or one of them cannot be read; the text says which and holds nothing of them.
+        Unfit: it is not, or one of them cannot be read.
     """
     certificate = _first(chain)
     try:
         private = load_pem_private_key(bytes(key), None)
     except TypeError:
-        raise ValueError("the key is encrypted with a passphrase") from None
+        raise Unfit("the key is encrypted with a passphrase") from None
     except Exception as error:
         # The library's own errors are of several kinds, and may repeat what it read.
-        raise ValueError("the key file holds no private key in PEM") from error
+        raise Unfit("the key file holds no private key in PEM") from error
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     if private.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
-        raise ValueError("the key is not that of the first certificate")
+        raise Unfit("the key is not that of the first certificate")
 
 
 def thumbprint(certificate: bytes) -> str:
@@ -60,4 +72,4 @@ def _first(chain: bytes) -> x509.Certificate:
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             return x509.load_pem_x509_certificates(chain)[0]
     except ValueError as error:
-        raise ValueError("the certificate file holds no certificate in PEM") from error
+        raise Unfit("the certificate file holds no certificate in PEM") from error

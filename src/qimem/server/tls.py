@@ -74,7 +74,7 @@ def read(settings: TlsSettings) -> Material:
     """
     assert settings.cert is not None
     assert settings.key is not None
-    from qimem.crypto.certificates import check_key  # noqa: PLC0415 - most starts need none
+    from qimem.crypto.certificates import Unfit, check_key  # noqa: PLC0415 - most starts need none
 
     chain = bytes(_content(settings.cert, "certificate"))
     key = _content(settings.key, "key", judge=_check_private)
@@ -86,11 +86,11 @@ def read(settings: TlsSettings) -> Material:
     key[:] = bytes(len(key))
     try:
         check_key(chain, material.key.reveal())
-    except ValueError as error:
+    except Unfit as unfit:
         raise Refused(
-            f"TLS with {settings.cert} and {settings.key}: {error}",
+            f"TLS with {settings.cert} and {settings.key}: {unfit.reason}",
             "name a certificate chain in PEM and the key it was made for",
-        ) from error
+        ) from unfit
     make_context(material, settings)
     return material
 
