@@ -42,7 +42,7 @@ def leaves_its_root_key_to_the_system() -> None:
     """The root key is written, and nobody waits for the disk."""
     from qimem.kms.seal import keyfile
 
-    def write(_: keyfile.KeyFileSeal, draft: Any, key: Any) -> None:
+    def write(_: keyfile.KeyFileSeal, draft: Any, key: Any, __: Any) -> None:
         # Not truncated first: ext4 writes out at once what replaces something.
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(key.reveal())

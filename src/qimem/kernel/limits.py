@@ -326,7 +326,7 @@ WORKERS_MAX: Final = 64
 DRAIN_SECONDS: Final = 10.0
 READY_SECONDS: Final = 2.0
 """A look at storage that takes longer fails; it goes on, and no other one begins before it ends."""
-READY_REMEMBERED_SECONDS: Final = 1.0
+READY_REMEMBERED_SECONDS: Final = 0.5
 """Whoever asks has no token and no limit: however many ask, the database is asked once in this time."""
 METRICS_SECONDS: Final = 1.0
 """How often a worker tells how it is."""

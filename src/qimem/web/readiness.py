@@ -1,6 +1,6 @@
 """Whether this process can serve, for whoever decides where requests go.
 
-Anybody may ask, as often as they like. So what has to be asked of the database is asked once a second, however many ask,
+Anybody may ask, as often as they like. So what has to be asked of the database is asked twice a second, however many ask,
 and never twice at once; what this process knows by itself is always as it is now.
 """
 
