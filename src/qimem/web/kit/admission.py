@@ -83,6 +83,8 @@ class Admission:
         self._pipelined = 0
         self._unread: dict[Peer, int] = {}
         self._unread_bytes = 0
+        self.full_until = 0.0
+        """Until when newcomers need not look for idle connections: there was none."""
 
     def admits(self, now: float) -> bool:
         """Whether the request that is met now may be served.
@@ -185,7 +187,9 @@ class Admission:
 
     def _turned(self) -> None:
         now, used = monotonic(), thread_time()
-        took, self._late = now - self._began, used - self._used > self._share
+        took = now - self._began
+        # Between turns that were watched, the thread had other work, which none of these took.
+        self._late = min(took, used - self._used) > self._share
         self._used, self._share, self._large_bytes = used, TURN_SECONDS, 0
         while self._large and (self._large[0][0].done() or self._fits(self._large[0][1])):
             turn, _ = self._large.popleft()

@@ -105,6 +105,23 @@ async def test_after_a_short_turn_a_long_one_is_the_first_again(worker: Worker) 
     assert worker.admits()
 
 
+@pytest.mark.parametrize("length", [SHORT / 10, SHORT])
+async def test_what_the_thread_did_between_turns_makes_none_of_them_long(
+    worker: Worker, length: float
+) -> None:
+    assert worker.admits()
+    await turn()
+    # Nothing is asked for a while, but a job of the background is done now and then.
+    worker.work(10)
+    assert worker.admits()
+    worker.work(length)
+    await turn()
+    await turn()
+    assert worker.admits()
+    worker.work(LONG)
+    assert worker.admits()
+
+
 async def test_what_is_left_to_be_done_for_others_counts_as_part_of_the_turn(worker: Worker) -> None:
     await worker.long_turn()
     # Nothing was asked yet; answers of the turn before were being written.
