@@ -202,7 +202,9 @@ class Admission:
             self._began = 0.0
 
 
-class _Uncounted:
+class Uncounted:
+    """Counts of a listener that nobody floods; its metrics are those of the main one."""
+
     def count(self, metric: Metric, reason: str = "", more: int = 1) -> None:
         """Forget it."""
 
@@ -210,4 +212,4 @@ class _Uncounted:
 def admission_of(app: object) -> Admission:
     """That of the application; one of its own for what has none."""
     found = getattr(app, "admission", None)
-    return found if isinstance(found, Admission) else Admission(_Uncounted())
+    return found if isinstance(found, Admission) else Admission(Uncounted())
