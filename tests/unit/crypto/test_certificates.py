@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from qimem.crypto.certificates import check_key, thumbprint, validity_of
+from qimem.crypto.certificates import Unfit, check_key, thumbprint, validity_of
 from tests.support.certificates import Authority
 
 ISSUED = Authority().issue(begins=-2, ends=3)
