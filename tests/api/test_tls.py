@@ -458,3 +458,28 @@ def test_whoever_only_asks_for_keys_is_cut(edge: Edge, monkeypatch: pytest.Monke
             with contextlib.suppress(BrokenPipeError):
                 ask_for_keys(process)
         assert process.wait(10) is not None
+
+
+def test_whoever_only_changes_keys_is_cut(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_module, "_UNHEARD_BYTES_MAX", 200)
+    with s_client(edge) as process:
+        until(process, b"---\n")
+        for _ in range(9):
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(b"k\n")
+                process.stdin.flush()
+                until(process, b"KEYUPDATE")
+        assert process.wait(10) is not None
+
+
+def test_whoever_changes_keys_between_requests_is_served(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_module, "_UNHEARD_BYTES_MAX", 200)
+    with s_client(edge) as process:
+        until(process, b"---\n")
+        for _ in range(9):
+            process.stdin.write(b"k\n")
+            process.stdin.flush()
+            until(process, b"KEYUPDATE")
+            process.stdin.write(get())
+            process.stdin.flush()
+            assert b"HTTP/1.1 200" in until(process, b'"ok"}')

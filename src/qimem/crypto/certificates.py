@@ -55,7 +55,12 @@ def check_key(chain: bytes, key: bytes | bytearray) -> None:
         # The library's own errors are of several kinds, and may repeat what it read.
         raise Unfit("the key file holds no private key in PEM") from error
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if private.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+    try:
+        shown = certificate.public_key().public_bytes(*form)
+    except Exception as error:
+        # As above: of a curve that the library does not know, it says so with an error of its own.
+        raise Unfit("the certificate is for a kind of key that is not supported") from error
+    if private.public_key().public_bytes(*form) != shown:
         raise Unfit("the key is not that of the first certificate")
 
 

@@ -76,10 +76,11 @@ class InitSystem:
             return
         # A leading @ stands for the NUL of an abstract name, unix(7).
         address = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            # Who does not read must not hold up who serves; 0 is not to wait at all.
-            sender.settimeout(seconds)
-            try:
+        try:
+            # Without a descriptor left, too: a beat that raises would be the last one, and the server be ended for it.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                # Who does not read must not hold up who serves; 0 is not to wait at all.
+                sender.settimeout(seconds)
                 sender.sendto(message.encode(), address)
-            except OSError:
-                return
+        except OSError:
+            return

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from qimem.observability.metrics import CONTENT_TYPE
 from qimem.web.kit import errors
+from qimem.web.kit.admission import Admission, Uncounted
 from qimem.web.kit.asked import Receive, Scope, Send, exchange_of
 from qimem.web.readiness import Readiness
 from qimem.wire.common import CheckedReadiness, ErrorBody, Status
@@ -28,6 +29,8 @@ class AdminApp:
     """
 
     def __init__(self, metrics: Callable[[], bytes], readiness: Readiness) -> None:
+        # Its own, and one for all its connections: what is kept for clients who do not read has one bound.
+        self.admission = Admission(Uncounted())
         self._metrics = metrics
         self._readiness = readiness
         self._rendering: asyncio.Future[bytes] | None = None

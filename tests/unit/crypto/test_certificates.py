@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 import time
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from qimem.crypto.certificates import check_key, thumbprint, validity_of
+from qimem.crypto.certificates import Unfit, check_key, thumbprint, validity_of
 from tests.support.certificates import Authority
 
 ISSUED = Authority().issue(begins=-2, ends=3)
@@ -76,3 +78,24 @@ def test_a_thumbprint_is_the_digest_without_padding() -> None:
     found = thumbprint(ISSUED.der)
     assert base64.urlsafe_b64decode(found + "=") == sha256(ISSUED.der).digest()
     assert len(found) == 43
+
+
+def test_a_certificate_for_a_curve_that_nobody_knows_is_refused_as_any_other(tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:SM2",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+    ]
+    subprocess.run(
+        [*made, "-keyout", tmp_path / "key.pem", "-out", certificate], check=True, capture_output=True
+    )
+    with pytest.raises(Unfit, match="not supported"):
+        check_key(certificate.read_bytes(), ISSUED.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import threading
 import uuid
@@ -83,6 +84,29 @@ def test_one_that_is_gone_harms_nothing(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_for_a_socket_harms_nothing() -> None:
     InitSystem.adopt({"NOTIFY_SOCKET": "/" + "x" * 200}).stopping()
+
+
+def test_without_a_descriptor_left_beats_go_on_once_there_is_one(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def flooded(manager: InitSystem) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        beats = asyncio.create_task(manager.beats())
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))
+            await asyncio.sleep(0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert heard(receiver) == ["READY=1\nSTATUS=serving http://x"]
+        await asyncio.sleep(0.05)
+        beats.cancel()
+
+    with listening(address) as receiver:
+        manager = InitSystem(address, 0.01)
+        manager.ready("http://x")
+        asyncio.run(flooded(manager))
+        assert "WATCHDOG=1" in heard(receiver)
 
 
 def test_one_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ class Admission:
         self._pipelined = 0
         self._unread: dict[Peer, int] = {}
         self._unread_bytes = 0
+        self.full_until = 0.0
+        """Until when newcomers need not look for idle connections: there was none."""
 
     def admits(self, now: float) -> bool:
         """Whether the request that is met now may be served.
@@ -185,7 +187,9 @@ class Admission:
 
     def _turned(self) -> None:
         now, used = monotonic(), thread_time()
-        took, self._late = now - self._began, used - self._used > self._share
+        took = now - self._began
+        # Between turns that were watched, the thread had other work, which none of these took.
+        self._late = min(took, used - self._used) > self._share
         self._used, self._share, self._large_bytes = used, TURN_SECONDS, 0
         while self._large and (self._large[0][0].done() or self._fits(self._large[0][1])):
             turn, _ = self._large.popleft()
@@ -198,7 +202,9 @@ class Admission:
             self._began = 0.0
 
 
-class _Uncounted:
+class Uncounted:
+    """Counts of a listener that nobody floods; its metrics are those of the main one."""
+
     def count(self, metric: Metric, reason: str = "", more: int = 1) -> None:
         """Forget it."""
 
@@ -206,4 +212,4 @@ class _Uncounted:
 def admission_of(app: object) -> Admission:
     """That of the application; one of its own for what has none."""
     found = getattr(app, "admission", None)
-    return found if isinstance(found, Admission) else Admission(_Uncounted())
+    return found if isinstance(found, Admission) else Admission(Uncounted())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, Final, Protocol
 
 from qimem.kernel.limits import CONNECTIONS_ROOM
 from qimem.web.kit.admission import Admission
+
+_FULL_SECONDS: Final = 0.05
+"""For so long nobody is looked for again after all were found to be busy: sixty-four newcomers of one turn, each of whom
+looked through ten thousand, kept everybody else waiting for 140 ms."""
 
 
 class Newcomer(Protocol):
@@ -21,6 +26,11 @@ def has_room(newcomer: Newcomer) -> bool:
     Otherwise whoever opens connections and asks for nothing would keep everybody else out. Many at once: looking
     through ten thousand takes milliseconds.
     """
+    admission = newcomer.admission
+    now = monotonic()
+    if now < admission.full_until:
+        admission.closed("full")
+        return False
     idle = []
     connection: Any
     for connection in newcomer.connections:
@@ -30,8 +40,12 @@ def has_room(newcomer: Newcomer) -> bool:
     # The first to be closed anyway is the one that has been silent longest, whichever deadline it has.
     idle.sort()
     for _, _, connection in idle[:CONNECTIONS_ROOM]:
-        newcomer.admission.closed("idle")
+        admission.closed("idle")
         connection.cut()
+        # The loop tells it only in its next turn that it is closed. Counted until then, it would have each newcomer of
+        # this turn look for room anew, and sixty-four of them close six thousand.
+        newcomer.connections.discard(connection)
     if not idle:
-        newcomer.admission.closed("full")
+        admission.full_until = now + _FULL_SECONDS
+        admission.closed("full")
     return bool(idle)

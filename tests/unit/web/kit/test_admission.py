@@ -11,8 +11,9 @@ import pytest
 from qimem.errors import Unavailable
 from qimem.kernel import limits
 from qimem.observability.metrics import Metric
+from qimem.web.admin import AdminApp
 from qimem.web.kit import admission
-from qimem.web.kit.admission import Admission, Body
+from qimem.web.kit.admission import Admission, Body, admission_of
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +103,23 @@ async def test_after_a_short_turn_a_long_one_is_the_first_again(worker: Worker) 
     await turn()
     assert worker.admits()
     worker.work(10)
+    assert worker.admits()
+
+
+@pytest.mark.parametrize("length", [SHORT / 10, SHORT])
+async def test_what_the_thread_did_between_turns_makes_none_of_them_long(
+    worker: Worker, length: float
+) -> None:
+    assert worker.admits()
+    await turn()
+    # Nothing is asked for a while, but a job of the background is done now and then.
+    worker.work(10)
+    assert worker.admits()
+    worker.work(length)
+    await turn()
+    await turn()
+    assert worker.admits()
+    worker.work(LONG)
     assert worker.admits()
 
 
@@ -232,3 +250,8 @@ async def test_what_one_client_does_not_read_counts_once(worker: Worker) -> None
         worker.admission.unread(peer, limits.UNREAD_BYTES_MAX // 2)
     worker.admission.unread(other, limits.UNREAD_BYTES_MAX // 2)
     assert (peer.is_cut, other.is_cut) == (False, False)
+
+
+async def test_all_connections_of_the_admin_listener_have_one_bound() -> None:
+    app = AdminApp(bytes, None)  # type: ignore[arg-type]
+    assert admission_of(app) is admission_of(app)
