@@ -79,6 +79,20 @@ def test_one_that_cannot_be_written_leaves_nothing(made: Path, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_root_puts_nothing_into_a_log_that_is_not_its_own(tmp_path: Path) -> None:
+    # A stream that root had begun there kept the server from its own log, and so from starting.
+    data = tmp_path / "data"
+    assert qimem("init", "--data-dir", data).code == 0
+    os.chown(data, 65534, 65534)
+    before = below(tmp_path)
+    done = backup(data, tmp_path / "a.backup")
+    assert (done.code, "belongs to another user" in done.err) == (78, True)
+    recovered = qimem("operator", "recover", "--data-dir", data, "--username", "ada")
+    assert (recovered.code, "belongs to another user" in recovered.err) == (78, True)
+    assert below(tmp_path) == before
+
+
 def test_there_is_no_backup_of_nothing(tmp_path: Path) -> None:
     done = backup(tmp_path / "data", tmp_path / "a.backup")
     assert (done.code, done.out) == (78, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from qimem.errors import Conflict, Invalid, Unavailable
 from qimem.kernel.transaction import Tx
+from qimem.storage import postgres_connection
 from qimem.storage.backup_file import Frame, Rows, TableHead
 from qimem.storage.database import DatabaseLocation
 from qimem.storage.migrations.runner import HEAD, KNOWN, SchemaTooNew, upgrade
@@ -246,6 +248,20 @@ def test_a_database_that_cannot_be_read_is_told(places: Callable[[str], Database
     place.file.write_bytes(os.urandom(8192))
     with pytest.raises(Exception, match="not a database"), snapshot(place):
         pass
+
+
+def test_a_slow_disk_does_not_end_a_backup(
+    places: Callable[[str], DatabaseLocation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of requests PostgreSQL ends transactions that rest for seconds; a backup rests while its disk takes what it has.
+    source = filled(places("postgresql"), HEAD)
+    parameters = {**postgres_connection.PARAMETERS, "options": "-c idle_in_transaction_session_timeout=50"}
+    monkeypatch.setattr(postgres_connection, "PARAMETERS", parameters)
+    with snapshot(source) as found:
+        frames = found.frames()
+        next(frames)
+        time.sleep(0.3)
+        assert list(frames)
 
 
 def test_a_snapshot_changes_nothing_on_the_disk(places: Callable[[str], DatabaseLocation]) -> None:
