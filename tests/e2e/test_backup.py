@@ -258,12 +258,12 @@ def test_the_log_stays_small_while_a_large_backup_is_taken(tmp_path: Path) -> No
         rows(server, "PRAGMA wal_checkpoint(TRUNCATE)")
         load, watching = Load(server, person), threading.Thread(target=watch)
         with load.going_on():
-            time.sleep(1)
+            time.sleep(volume(1_000, least=200) / 1_000)
             watching.start()
             started = time.monotonic()
             told = taken(server, tmp_path / "a.backup").json
             seconds = time.monotonic() - started
-            time.sleep(0.5)
+            time.sleep(volume(500, least=100) / 1_000)
             stop.set()
             watching.join()
         assert told["keys"] > count

@@ -12,7 +12,6 @@ _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~\x80-\xff
 _LENGTH: Final = re.compile(rb"[0-9]{1,9}")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[ -~]*)?")
 _HEAD_END: Final = b"\r\n\r\n"
-_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Answer(NamedTuple):
@@ -35,6 +34,8 @@ class AnswerReader:
         self._status = 0
         self._length: int | None = None
         self._chunked = False
+        self._chunk_at = 0
+        self._content = bytearray()
 
     def feed(self, data: bytes) -> Answer | None:
         """Take in what came next, nothing at the end of the connection.
@@ -71,7 +72,7 @@ class AnswerReader:
             # Interim answers come before the one that counts.
             del self._data[:body_at]
             return
-        self._body_at = body_at
+        self._body_at = self._chunk_at = body_at
         self._framing([(field[1].lower(), field[2].strip()) for field in fields if field])
 
     def _framing(self, fields: list[tuple[bytes, bytes]]) -> None:
@@ -92,38 +93,32 @@ class AnswerReader:
             raise OutboundFailed("the answer is too large")
 
     def _whole_body(self, *, ended: bool) -> bytes | None:
-        body = bytes(self._data[self._body_at :])
         if self._chunked:
-            whole = _unchunked(body) if ended or body.endswith(_LAST_CHUNK) else None
-            if ended and whole is None:
-                raise OutboundFailed("the connection ended before the answer")
-            return whole
-        if self._length is None:
-            return body if ended else None
-        if len(body) < self._length:
-            if ended:
-                raise OutboundFailed("the connection ended before the answer")
-            return None
-        return body[: self._length]
+            whole = self._unchunked()
+        elif self._length is None:
+            whole = bytes(self._data[self._body_at :]) if ended else None
+        else:
+            end = self._body_at + self._length
+            whole = bytes(self._data[self._body_at : end]) if len(self._data) >= end else None
+        if ended and whole is None:
+            raise OutboundFailed("the connection ended before the answer")
+        return whole
 
-
-def _unchunked(data: bytes) -> bytes | None:
-    """The content of all chunks; None where more of them has to come."""
-    parts: list[bytes] = []
-    at = 0
-    while True:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            return None
-        size = _SIZE.fullmatch(data[at:end])
-        if size is None:
-            raise OutboundFailed("the answer is not HTTP/1.1")
-        length, at = int(size[1], 16), end + 2
-        if length == 0:
-            return b"".join(parts)
-        if len(data) < at + length + 2:
-            return None
-        if data[at + length : at + length + 2] != b"\r\n":
-            raise OutboundFailed("the answer is not HTTP/1.1")
-        parts.append(data[at : at + length])
-        at += length + 2
+    def _unchunked(self) -> bytes | None:
+        """The content of all chunks; None where more of them has to come. Each is looked at once, however they arrive."""
+        while True:
+            end = self._data.find(b"\r\n", self._chunk_at)
+            if end < 0:
+                return None
+            size = _SIZE.fullmatch(self._data[self._chunk_at : end])
+            if size is None:
+                raise OutboundFailed("the answer is not HTTP/1.1")
+            length, at = int(size[1], 16), end + 2
+            if length == 0:
+                return bytes(self._content)
+            if len(self._data) < at + length + 2:
+                return None
+            if self._data[at + length : at + length + 2] != b"\r\n":
+                raise OutboundFailed("the answer is not HTTP/1.1")
+            self._content += self._data[at : at + length]
+            self._chunk_at = at + length + 2

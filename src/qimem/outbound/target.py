@@ -11,6 +11,7 @@ _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBER: Final = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)")
 _PATH: Final = re.compile(r"/[!-~]*")
+_BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
 _URL_CHARS_MAX: Final = 2_048
 _PORTS: Final = {"https": 443, "http": 80}
 
@@ -63,7 +64,8 @@ def parse_target(url: str) -> Target:
 def _host(host: str, netloc: str) -> str:
     if netloc.startswith("["):
         try:
-            return str(ipaddress.IPv6Address(host if "%" not in host else ""))
+            # `urlsplit` takes `[::1].example` for ::1, other programs for something else.
+            return str(ipaddress.IPv6Address(host if _BRACKETED.fullmatch(netloc) else ""))
         except ValueError:
             raise ValueError("expected an IPv6 address between the brackets") from None
     if not _NAME.fullmatch(host) or len(host) > 253:

@@ -60,6 +60,8 @@ def create_backup(settings: Settings, environ: Mapping[str, str], path: Path) ->
             f"the database has schema version {version}, this program has {HEAD}",
             "run: qimem migrate apply, which takes a backup first",
         )
+    # It writes into the audit log: files of root there would keep the server out of its own log at its next start.
+    make_private(settings.server.data_dir)
     key = _root_key(settings, environ)
     return asyncio.run(backup.create_backup(settings, key, path))
 

@@ -86,6 +86,8 @@ async def recover_operator(settings: Settings, username: str, environ: Mapping[s
     """
     if not await database.is_initialised(settings):
         raise Refused("there is no installation", "run: qimem init")
+    # As for a backup: what it writes into the audit log has to be the server's.
+    make_private(settings.server.data_dir)
     from qimem.bootstrap import recovery  # noqa: PLC0415 - of no use to a server, which would start later
 
     key = custody_of(settings, environ, explicit=False).load()

@@ -11,10 +11,12 @@ authenticated, the header through the key of the chunks. The root key is not in 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -30,6 +32,9 @@ from qimem.kernel.secret import SecretBytes
 
 _MAGIC: Final = b"QIMEMBK1"
 _LENGTH: Final = struct.Struct(">I")
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What file systems say that know no second name for a file: FAT, exFAT, many shares."""
 
 Value = int | str | bytes | None
 """What every column is written as, whichever database it comes from: UUIDs as 16 bytes, truth as 0 and 1."""
@@ -131,9 +136,8 @@ class BackupDraft:
         self._draft = path.with_name(f".{path.name}.{token_hex(6)}")
         if os.path.lexists(path):
             raise _exists(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._file = os.fdopen(os.open(self._draft, flags, 0o600), "wb")
+            self._file = os.fdopen(os.open(self._draft, _NEW, 0o600), "wb")
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -148,8 +152,7 @@ class BackupDraft:
         counted = _Counted()
         try:
             self._file.write(_MAGIC + _LENGTH.pack(len(encoded)) + encoded)
-            for frame in frames:
-                data = _encode(frame)
+            for frame, data in (each for given in frames for each in _fitting(given)):
                 counted.note(frame, data)
                 sealer.write(data)
             sealer.write(_encode(counted.end()))
@@ -168,8 +171,7 @@ class BackupDraft:
             Refused: it cannot be written.
         """
         try:
-            os.link(self._draft, self.path, follow_symlinks=False)
-            self._draft.unlink()
+            self._name()
             sync_directory(self.path.parent)
         except FileExistsError as error:
             raise _exists(self.path) from error
@@ -178,8 +180,22 @@ class BackupDraft:
 
     def close(self) -> None:
         """Let go of it; what has no name yet is gone."""
-        self._file.close()
         self._draft.unlink(missing_ok=True)
+        # What is still buffered then is of a backup that failed: on a full disk it cannot be written now either.
+        with suppress(OSError):
+            self._file.close()
+
+    def _name(self) -> None:
+        try:
+            os.link(self._draft, self.path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Claimed and then replaced, so that nothing of somebody else's is.
+            os.close(os.open(self.path, _NEW, 0o600))
+            self._draft.rename(self.path)
+        else:
+            self._draft.unlink()
 
 
 class BackupReader:
@@ -195,7 +211,7 @@ class BackupReader:
         try:
             self._file = path.open("rb")
         except OSError as error:
-            raise Refused(f"cannot read {path}: {error.strerror}", "name the file of a backup") from error
+            raise _unreadable(path, error) from error
         try:
             self._encoded = self._read_header()
             self.header = _header_decoder.decode(self._encoded)
@@ -204,6 +220,8 @@ class BackupReader:
             # It is judged before it is authenticated, and msgspec does not call all that is wrong by one name.
             if isinstance(error, msgspec.MsgspecError | ValueError | RecursionError):
                 raise damaged("its header cannot be read") from error
+            if isinstance(error, OSError):
+                raise _unreadable(path, error) from error
             raise
         self._start = len(_MAGIC) + _LENGTH.size + len(self._encoded)
         self.counts: Mapping[str, int] = {}
@@ -251,6 +269,17 @@ class BackupReader:
         if len(header) < length:
             raise damaged("it is cut short")
         return header
+
+
+def _fitting(frame: Frame) -> Iterator[tuple[Frame, bytes]]:
+    """The frame as it is written, in parts where a reader would refuse it as too large."""
+    data = _encode(frame)
+    if len(data) <= BACKUP_FRAME_BYTES_MAX or isinstance(frame, TableHead) or len(frame.rows) < 2:
+        yield frame, data
+        return
+    half = len(frame.rows) // 2
+    yield from _fitting(Rows(frame.rows[:half]))
+    yield from _fitting(Rows(frame.rows[half:]))
 
 
 class _Sealer:
@@ -320,6 +349,10 @@ class _Opener:
 
 def _exists(path: Path) -> Conflict:
     return Conflict(f"{path} exists", code="already_exists", hint="choose another name")
+
+
+def _unreadable(path: Path, error: OSError) -> Refused:
+    return Refused(f"cannot read {path}: {error.strerror}", "name the file of a backup")
 
 
 def _unwritable(path: Path, error: OSError) -> Refused:

@@ -106,6 +106,8 @@ def _of_postgres(url: str) -> Iterator[Snapshot]:
     try:
         with connect(url) as connection:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # A backup waits for the disk that it goes to, and no request waits for the backup.
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             row = connection.execute(_VERSION).fetchone()
             assert row is not None
             yield Snapshot(str(row[0]), _tables_of_postgres(connection), _PostgresRows(connection))

@@ -32,6 +32,7 @@ def test_a_url_is_read(url: str, target: Target) -> None:
         "https://2130706433", "https://0x7f000001", "https://0x7f.1", "https://127.1", "https://0177.0.0.1",
         "https://127.0.0.01", "https://1.2.3.4.5", "https://0x", "https://a.0x7f", "https://[::1", "https://::1",
         "https://[fe80::1%25eth0]", "https://[fe80::1%eth0]", "https://[127.0.0.1]", "https://[v1.x]",
+        "https://[::1].a.example", "https://[::1]a.example:443",
         "https://a.example/" + "x" * 3_000, "https://" + "a." * 130 + "example",
     ],
 )  # fmt: skip

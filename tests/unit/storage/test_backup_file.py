@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,6 +239,63 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         BackupDraft(tmp_path / "missing" / "a.backup")
     with pytest.raises(Refused, match="cannot read"):
         BackupReader(tmp_path / "missing")
+
+
+def test_nothing_is_left_on_a_full_disk(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    draft = BackupDraft(tmp_path / "a.backup")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        # What is buffered is still to be written when it is closed.
+        with pytest.raises(Refused, match="cannot write"), closing(draft):
+            draft.write(key(), header(), frames(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("says", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_links_takes_backups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: int
+) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(says, os.strerror(says))
+
+    monkeypatch.setattr(os, "link", link)
+    path = made(tmp_path / "a.backup")
+    assert len(read(path)) == 5
+    before = path.read_bytes()
+    draft = BackupDraft(tmp_path / "b.backup")
+    (tmp_path / "b.backup").write_text("precious")
+    draft.write(key(), header(), frames(3))
+    with pytest.raises(Conflict), closing(draft):
+        draft.publish()
+    assert path.read_bytes() == before
+    assert {each.name: each.stat().st_size for each in tmp_path.iterdir()} == {
+        "a.backup": len(before), "b.backup": len("precious"),
+    }  # fmt: skip
+
+
+def test_rows_that_are_too_large_together_are_written_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 500 clients of 200 KB each made a backup that its own reader refused.
+    rows: list[tuple[Any, ...]] = [(number, bytes(900)) for number in range(50)]
+    monkeypatch.setattr("qimem.storage.backup_file.BACKUP_FRAME_BYTES_MAX", 4_000)
+    draft = BackupDraft(tmp_path / "a.backup")
+    with closing(draft):
+        counts = draft.write(key(), header(), [TableHead("client", ("n", "data")), Rows(rows)])
+        draft.publish()
+    found = read(tmp_path / "a.backup")
+    assert [row for frame in found if isinstance(frame, Rows) for row in frame.rows] == rows
+    assert counts == {"client": 50}
+    assert len(found) > 10
+
+
+def test_a_disk_that_cannot_be_read_is_told() -> None:
+    # Nothing is mapped at address 0: reading it is an input/output error.
+    with pytest.raises(Refused, match="cannot read"):
+        BackupReader(Path("/proc/self/mem"))
 
 
 def test_two_streams_never_share_a_key() -> None:
