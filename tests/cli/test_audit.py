@@ -50,6 +50,20 @@ def test_an_untouched_log_is_good(data: Path) -> None:
     assert stream["records"] == len(lines(audit("export", "--data-dir", data)))
 
 
+@pytest.mark.parametrize("command", ["verify", "export", "tail"])
+def test_a_place_without_a_log_is_no_empty_log(command: str, tmp_path: Path) -> None:
+    done = audit(command, "--data-dir", tmp_path)
+    assert (done.code, done.out) == (78, "")
+    assert "--data-dir" in done.err
+
+
+def test_the_data_are_where_the_environment_says(data: Path) -> None:
+    there = {"QIMEM_SERVER__DATA_DIR": str(data)}
+    assert lines(qimem("audit", "export", **there)) == lines(audit("export", "--data-dir", data))
+    assert len(lines(qimem("audit", "tail", "-n", "2", **there))) == 2
+    assert qimem("audit", "verify", **there).code == 0
+
+
 def test_without_a_key_from_elsewhere_it_says_whom_it_trusted(data: Path) -> None:
     assert "--public-key" in audit("verify", "--data-dir", data).err
     key = shutil.copy(data / "audit" / "public-key.jwk", data.parent / "kept.jwk")
@@ -175,5 +189,6 @@ def test_tail_follows_a_running_server(tmp_path: Path) -> None:
 
 
 def test_an_empty_directory_has_no_records(tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
     assert lines(audit("export", "--data-dir", tmp_path)) == []
     assert lines(audit("tail", "--data-dir", tmp_path)) == []

@@ -20,6 +20,8 @@ ADDRESS = "https://keys.example"
 _FLAGS = {"bind": "server.bind", "data_dir": "server.data_dir", "workers": "server.workers"} | {
     "admin_bind": "server.admin_bind",
     "root_key_file": "seal.root_key_file",
+    "tls_cert": "tls.cert",
+    "tls_key": "tls.key",
 }
 
 

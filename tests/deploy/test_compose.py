@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,14 @@ def test_a_slip_in_a_variable_is_found() -> None:
     service = nodes("compose.yaml")["qimem"]
     with pytest.raises(Misconfigured):
         loaded(service["command"], service["environment"] | {"QIMEM_SERVER__TRUSTED_PROXY": "172.31.250.1"})
+
+
+def test_the_proxy_logs_where_its_image_lets_it() -> None:
+    # Its file system is read-only; the one log that the image has under that name leads to its standard output.
+    proxy = whole("compose.cluster.yaml")["services"]["proxy"]
+    assert proxy["read_only"] is True
+    text = (DEPLOY / "nginx/qimem.conf").read_text()
+    assert re.findall(r"^\s*(?:access|error)_log (\S+)", text, re.MULTILINE) == ["/var/log/nginx/access.log"]
 
 
 def test_the_proxy_knows_every_node() -> None:

@@ -1,4 +1,4 @@
-"""The page for operators, followed on a machine with systemd: every command of its first five steps, as it stands."""
+"""The page for operators, followed on a machine with systemd: every command for a single node, as it stands."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_what_the_page_installs_is_there() -> None:
-    for command in steps()["1. Install"] + steps()["5. TLS: nginx in front"]:
-        for path in re.findall(r"\bdeploy/\S+", command):
+    for command in (command for section in steps().values() for command in section):
+        for path in re.findall(r"(?<!> )\bdeploy/\S+", command):
             assert (ROOT / path).is_file(), path
 
 
@@ -75,6 +75,9 @@ def test_a_new_operator_comes_to_a_service_that_serves_over_tls_and_comes_back(
     assert '{"status":"ready"}' in follow(machine, "5. TLS: nginx in front")
     assert machine.try_("runuser -u qimem -- cat /etc/qimem/root.key").returncode != 0
     under_attack(machine)
+    goes_back_to_a_backup(machine)
+    serves_tls_itself(machine)
+    is_upgraded(machine)
     with_a_database_of_its_own(machine)
 
 
@@ -102,6 +105,48 @@ def under_attack(machine: Machine) -> None:
     assert machine.try_("systemctl start qimem").returncode != 0
     assert (shown(machine, "ExecMainStatus"), shown(machine, "NRestarts")) == ("78", "0")
     machine.run("sed -i '$d' /etc/qimem/qimem.toml")
+
+
+def goes_back_to_a_backup(machine: Machine) -> None:
+    """The timer's backup is good, and the service serves what was restored from it."""
+    machine.run("systemctl start qimem")
+    installing, restoring = steps()["Back up"][:5], steps()["Back up"][5:]
+    # Older than a month, and not to be kept longer.
+    machine.run("runuser -u qimem -- mkdir -m 700 /var/lib/qimem/backups")
+    machine.run("runuser -u qimem -- touch -d '40 days ago' /var/lib/qimem/backups/old.backup")
+    (name,) = "".join(machine.run(command) for command in installing).split()
+    assert name.endswith(".backup")
+    assert "qimem-backup.timer" in machine.run("systemctl list-timers --no-pager qimem-backup.timer")
+    restored = "".join(machine.run(command.replace("NAME.backup", name)) for command in restoring)
+    assert "backup_id" in restored
+    assert ready(machine)
+    assert "backup.restore" in machine.run("qimem-admin audit export")
+
+
+def serves_tls_itself(machine: Machine) -> None:
+    """On port 443, with that right alone, and with another certificate after a reload."""
+    machine.run("systemctl stop nginx")
+    assert '{"status":"ready"}' in follow(machine, "TLS without a proxy")
+    main = shown(machine, "MainPID")
+    status = machine.run(f"cat /proc/{main}/status")
+    assert re.search(r"^CapBnd:\s0*400$", status, re.MULTILINE)
+    making = next(command for command in steps()["TLS without a proxy"] if "openssl" in command)
+    machine.run(making)
+    machine.run("systemctl reload qimem")
+    asking = steps()["TLS without a proxy"][-1]
+    eventually(lambda: machine.try_(asking).returncode == 0, seconds=20)
+    assert shown(machine, "MainPID") == main
+    machine.run("rm /etc/systemd/system/qimem.service.d/tls.conf; systemctl daemon-reload")
+
+
+def is_upgraded(machine: Machine) -> None:
+    """Nothing is to be done for the same version; installing it again would cost half a minute."""
+    commands = [
+        command for command in steps()["Stop, and upgrade"] if not command.startswith("sudo deploy/install")
+    ]
+    assert "current" in "".join(machine.run(command) for command in commands)
+    assert ready(machine)
+    machine.run("systemctl stop qimem")
 
 
 def with_a_database_of_its_own(machine: Machine) -> None:

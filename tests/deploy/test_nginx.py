@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import subprocess
@@ -192,7 +193,11 @@ def test_a_node_is_asked_when_the_whole_request_is_there(tmp_path: Path) -> None
                 asked.close()
 
 
-def test_a_change_is_not_sent_to_a_second_node(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/security/rotate"), ("PATCH", "/v1/auth/users/u"), ("DELETE", "/v1/auth/users/u")],
+)
+def test_a_change_is_not_sent_to_a_second_node(tmp_path: Path, method: str, path: str) -> None:
     with silent_node() as first, silent_node() as second:
         text = (FILES / "nodes.cluster.conf").read_text()
         for name, node in (("qimem-a:8080", first), ("qimem-b:8080", second)):
@@ -200,11 +205,14 @@ def test_a_change_is_not_sent_to_a_second_node(tmp_path: Path) -> None:
             text = text.replace(name, f"127.0.0.1:{node.getsockname()[1]}")
         with proxy(tmp_path / "nginx", text) as front:
             raw = http.client.HTTPSConnection("127.0.0.1", front.port, context=front.trust, timeout=30)
-            raw.request("POST", "/v1/security/rotate", b"{}", {"Content-Type": "application/json"})
+            raw.request(method, path, b"{}", {"Content-Type": "application/json"})
             node = reached(first, second)
-            node.recv(65536)
+            asked = node.recv(65536)
+            assert asked.startswith(f"{method} {path} HTTP/1.1\r\n".encode())
+            assert b"\r\nX-Forwarded-For: 127.0.0.1\r\n" in asked
             node.close()
-            assert raw.getresponse().status == 503
+            answer = raw.getresponse()
+            assert (answer.status, json.loads(answer.read())["code"]) == (503, "outcome_unknown")
             for other in (first, second):
                 other.settimeout(0.3)
                 with pytest.raises(TimeoutError):

@@ -18,6 +18,9 @@ from tests.deploy.files import ADDRESS, DEPLOY, loaded
 
 UNIT = DEPLOY / "systemd/qimem.service"
 DROP_IN = DEPLOY / "systemd/postgresql.conf"
+TLS = DEPLOY / "systemd/tls.conf"
+BACKUP = DEPLOY / "systemd/qimem-backup.service"
+TIMER = DEPLOY / "systemd/qimem-backup.timer"
 CONFIGURATION = DEPLOY / "qimem.toml"
 
 
@@ -30,18 +33,20 @@ def value(name: str) -> str:
     return found
 
 
-def command() -> list[str]:
-    program, *arguments = shlex.split(value("ExecStart"))
+def command(line: str | None = None) -> list[str]:
+    program, *arguments = shlex.split(line or value("ExecStart"))
     assert program == "/opt/qimem/bin/qimem"
     return arguments
 
 
-def installed(tmp_path: Path, text: str | None = None) -> Path:
-    """The unit with its drop-in, where only the place of the program is that of this tree."""
+def installed(tmp_path: Path, text: str | None = None, *, drop_in: Path = DROP_IN) -> Path:
+    """The unit with a drop-in, where only the place of the program is that of this tree."""
     place = tmp_path / "qimem.service"
     place.write_text((text or UNIT.read_text()).replace("/opt/qimem", sys.prefix))
     (tmp_path / "qimem.service.d").mkdir()
-    (tmp_path / "qimem.service.d/postgresql.conf").write_text(DROP_IN.read_text())
+    (tmp_path / "qimem.service.d" / drop_in.name).write_text(
+        drop_in.read_text().replace("/opt/qimem", sys.prefix)
+    )
     return place
 
 
@@ -51,8 +56,16 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_systemd_takes_it(tmp_path: Path) -> None:
-    done = analyze("verify", "--man=no", installed(tmp_path))
+@pytest.mark.parametrize("drop_in", [DROP_IN, TLS], ids=lambda drop_in: drop_in.name)
+def test_systemd_takes_it(tmp_path: Path, drop_in: Path) -> None:
+    done = analyze("verify", "--man=no", installed(tmp_path, drop_in=drop_in))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_takes_the_backup_and_its_timer(tmp_path: Path) -> None:
+    for unit in (BACKUP, TIMER):
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/qimem", sys.prefix))
+    done = analyze("verify", "--man=no", tmp_path / BACKUP.name, tmp_path / TIMER.name)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -65,8 +78,9 @@ def test_systemd_finds_a_slip(tmp_path: Path, line: str, slip: str) -> None:
     assert done.stderr
 
 
-def test_little_is_left_that_it_could_do_to_the_machine() -> None:
-    done = analyze("security", "--offline=yes", "--threshold=15", "--no-pager", UNIT)
+@pytest.mark.parametrize("unit", [UNIT, BACKUP], ids=lambda unit: unit.name)
+def test_little_is_left_that_it_could_do_to_the_machine(unit: Path) -> None:
+    done = analyze("security", "--offline=yes", "--threshold=15", "--no-pager", unit)
     assert done.returncode == 0, done.stdout
 
 
@@ -97,6 +111,35 @@ def test_the_drop_in_names_the_credential_that_it_loads(tmp_path: Path) -> None:
     secret.write_text("postgresql://qimem:x@db/qimem\n")
     secret.chmod(0o400)
     assert loaded(command(), {name: str(secret)}, CONFIGURATION).settings.database.url is not None
+
+
+def test_with_tls_of_its_own_the_server_needs_no_proxy(tmp_path: Path) -> None:
+    # What was there before is taken back, and one right alone is given.
+    reset, line = values("ExecStart", TLS)
+    assert reset == ""
+    assert (
+        values("CapabilityBoundingSet", TLS) == values("AmbientCapabilities", TLS) == ["CAP_NET_BIND_SERVICE"]
+    )
+    direct = tmp_path / "qimem.toml"
+    direct.write_text(re.sub(r".*trusted_proxies.*\n", "", CONFIGURATION.read_text()))
+    environ = dict(entry.split("=", 1) for entry in values("Environment"))
+    settings = loaded(command(line), environ, direct).settings
+    usual = loaded(command(), environ, direct).settings
+    assert (settings.server.data_dir, settings.server.admin_bind) == (
+        usual.server.data_dir, usual.server.admin_bind,
+    )  # fmt: skip
+    assert (str(settings.server.bind), settings.server.trusted_proxies) == ("0.0.0.0:443", ())
+    assert settings.tls.cert is not None
+    assert settings.tls.key is not None
+
+
+def test_a_backup_is_of_the_data_that_the_server_has() -> None:
+    arguments = command()
+    environ = dict(entry.split("=", 1) for entry in values("Environment", BACKUP))
+    assert environ["QIMEM_SERVER__DATA_DIR"] == arguments[arguments.index("--data-dir") + 1]
+    assert values("LoadCredential", BACKUP) == values("LoadCredential")
+    assert values("User", BACKUP) == values("User")
+    assert "qimem/backups" in values("StateDirectory", BACKUP)[0].split()
 
 
 def test_the_root_key_is_the_credential_that_the_server_looks_for() -> None:

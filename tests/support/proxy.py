@@ -110,7 +110,7 @@ def furnish(directory: Path, port: int, nodes: str) -> Path:
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("    listen [::]:443 ssl;\n", ""),
         ("/etc/qimem/tls", f"{directory}/tls"),
-        ("/var/log/nginx/qimem.log", f"{directory}/access.log"),
+        ("/var/log/nginx/access.log", f"{directory}/access.log"),
     ):
         assert written in site, written
         site = site.replace(written, here)

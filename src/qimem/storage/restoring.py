@@ -18,7 +18,13 @@ import sqlalchemy as sa
 from qimem.errors import Conflict, storage_unavailable
 from qimem.kernel.transaction import ForeignKeyViolation, Tx, UniqueViolation
 from qimem.storage.backup_file import Frame, TableHead, damaged
-from qimem.storage.migrations.runner import POSTGRES_LOCK, SCHEMA_TABLE, check_known, upgrade
+from qimem.storage.migrations.runner import (
+    POSTGRES_LOCK,
+    SCHEMA_TABLE,
+    check_known,
+    postgres_engine,
+    upgrade,
+)
 from qimem.storage.sqlite_connection import SqliteTx, checkpoint, explained, open_writer
 
 if TYPE_CHECKING:
@@ -84,14 +90,9 @@ def _into_sqlite(path: Path, schema: str, frames: Iterable[Frame], settle: Calla
 
 
 def _into_postgres(url: str, schema: str, frames: Iterable[Frame], settle: Callable[[Tx], None]) -> None:
-    import psycopg  # noqa: PLC0415 - see storage.database
+    from qimem.storage.postgres_connection import PostgresTx  # noqa: PLC0415 - see storage.database
 
-    from qimem.storage.postgres_connection import PostgresTx  # noqa: PLC0415
-
-    engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool
-    )
-    with _postgres_errors(), engine.begin() as connection:
+    with _postgres_errors(), postgres_engine(url).begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRES_LOCK})
         raw: Any = connection.connection.driver_connection
 

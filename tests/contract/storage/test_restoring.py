@@ -242,6 +242,23 @@ def test_one_from_the_future_is_refused(places: Callable[[str], DatabaseLocation
     assert not target.file.exists()
 
 
+def test_a_restore_goes_to_the_primary_though_its_standby_is_named_first(
+    places: Callable[[str], DatabaseLocation], postgres_cluster: Cluster
+) -> None:
+    source, target = filled(places("sqlite"), HEAD), places("postgresql")
+    assert target.url is not None
+    standby = Cluster(primary=postgres_cluster)
+    try:
+        hosts = ",".join(f"{one.host}:{one.port}" for one in (standby, postgres_cluster))
+        named = DatabaseLocation(
+            target.directory, f"postgresql://postgres@{hosts}/{target.url.rpartition('/')[2]}"
+        )
+        copied(source, named)
+        assert content(target) == content(source) | LEFT_BEHIND
+    finally:
+        standby.stop()
+
+
 def test_a_database_that_cannot_be_read_is_told(places: Callable[[str], DatabaseLocation]) -> None:
     nowhere = DatabaseLocation(Path("/nonexistent"), "postgresql://postgres@127.0.0.1:1/none")
     with pytest.raises(Unavailable), snapshot(nowhere):

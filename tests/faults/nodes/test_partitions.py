@@ -135,6 +135,7 @@ def through_flapping(pair: Pair, seconds: float) -> list[str]:
                 acknowledged, enough = pair.revoke(token), time.monotonic() + 4 * FLAP_SECONDS
                 while time.monotonic() < enough:
                     told.append(asked_since(acknowledged, pair.use(wire)))
+                    time.sleep(ASK_SECONDS)
                 assert before in {(200, None), AWAY}
         finally:
             over.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,12 @@ EXIT_ALTERED = 1
 _TURN_SECONDS = 0.2
 
 _data_dir = click.option(
-    "--data-dir", type=click.Path(path_type=Path), default=Path("data"), help="Directory of the data."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    # As for every other command; the rest of the configuration is of no use to these.
+    envvar="QIMEM_SERVER__DATA_DIR",
+    help="Directory of the data.",
 )
 
 
@@ -114,7 +120,7 @@ def export(data_dir: Path, realm: str | None, since: str | None, until: str | No
     from qimem.audit.events import Damage, Wanted  # noqa: PLC0415 - heavy modules load when the command runs
 
     damage = Damage(_say)
-    _print(_all(data_dir, Wanted(realm=realm, since=_time(since), until=_time(until)), damage))
+    _print(_all(_log_of(data_dir), Wanted(realm=realm, since=_time(since), until=_time(until)), damage))
     return EXIT_ALTERED if damage.found else 0
 
 
@@ -128,9 +134,8 @@ def export(data_dir: Path, realm: str | None, since: str | None, until: str | No
 def tail(data_dir: Path, realm: str | None, lines: int, *, follow: bool) -> int:
     """Print the last records as JSON lines."""
     from qimem.audit.events import AuditEvents, Damage, Follower, Wanted  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.audit.log import DIRECTORY  # noqa: PLC0415
 
-    log = data_dir / DIRECTORY
+    log = _log_of(data_dir)
     damage = Damage(_say)
     # First of all: what is written while the last records are looked for is shown as well.
     follower = Follower(log, damage)
@@ -157,12 +162,24 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _all(data_dir: Path, wanted: Wanted, damage: Damage) -> Iterator[AuditRecord]:
+def _log_of(data_dir: Path) -> Path:
+    from qimem.audit.log import DIRECTORY  # noqa: PLC0415 - heavy modules load when the command runs
+    from qimem.kernel.refusal import Refused  # noqa: PLC0415
+
+    log = data_dir / DIRECTORY
+    # An empty history would be taken for that of a node where nothing happened.
+    if not os.access(log, os.R_OK | os.X_OK):
+        raise Refused(
+            f"there is no audit log at {log}, or it cannot be read", "name the data with --data-dir"
+        )
+    return log
+
+
+def _all(log: Path, wanted: Wanted, damage: Damage) -> Iterator[AuditRecord]:
     from qimem.audit.events import records  # noqa: PLC0415 - heavy modules load when the command runs
-    from qimem.audit.log import DIRECTORY  # noqa: PLC0415
     from qimem.audit.segment_file import segment_numbers, stream_paths  # noqa: PLC0415
 
-    for stream in stream_paths(data_dir / DIRECTORY):
+    for stream in stream_paths(log):
         for number in segment_numbers(stream):
             yield from records(stream, number, wanted, damage)
 

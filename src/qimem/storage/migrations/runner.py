@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qimem.errors import storage_unavailable
+from qimem.kernel.limits import POSTGRES_CONNECT_SECONDS
 from qimem.storage import sqlite_connection
 
 HEAD = "0009"
@@ -99,17 +100,28 @@ def migrate_postgres(url: str) -> None:
     """
     if not _is_old(postgres_version(url)):
         return
-    import psycopg  # noqa: PLC0415 - see storage.database
     import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
 
-    engine = sa.create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, target_session_attrs="read-write"),
-        poolclass=sa.NullPool,
-    )
+    engine = postgres_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRES_LOCK})
         upgrade(connection, "head")
+
+
+def postgres_engine(url: str) -> Any:
+    """SQLAlchemy's engine for changes to the whole of a database: of the servers that the URL names, on the primary.
+
+    Without a limit for statements: these take what they take.
+    """
+    import psycopg  # noqa: PLC0415 - see storage.database
+    import sqlalchemy as sa  # noqa: PLC0415 - only a migration needs an engine
+
+    def connected() -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            url, target_session_attrs="read-write", connect_timeout=POSTGRES_CONNECT_SECONDS
+        )
+
+    return sa.create_engine("postgresql+psycopg://", creator=connected, poolclass=sa.NullPool)
 
 
 def check_known(version: str) -> None:
