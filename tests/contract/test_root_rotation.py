@@ -341,20 +341,35 @@ async def test_a_service_with_credentials_finds_the_next_one(
 ) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir(mode=0o700)
-    for name, key in (("", key_file(made).load()), (".next", SecretBytes(NEXT))):
-        KeyFileSeal(credentials / f"qimem-root-key{name}").keep(key)
+    old = key_file(made).path.read_bytes()
+    KeyFileSeal(credentials / "qimem-root-key").keep(SecretBytes(old))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    # Mounted read-only, which not even root can write to.
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != credentials and access(path, mode))
     service = replace(made, seal=SealSettings(source="credential"))
     with pytest.raises(Refused, match="of which this process has a copy"):
         await root_key.rotate(service, os.environ, None)
-    source = replace(made, seal=SealSettings(root_key_file=key_file(made).path))
-    key_file(made).successor.keep(SecretBytes(NEXT))
-    old = key_file(made).path.read_bytes()
-    await root_key.rotate(source, os.environ, None)
-    assert key_file(made).path.read_bytes() == NEXT
+    KeyFileSeal(credentials / "qimem-root-key.next").keep(SecretBytes(NEXT))
+    rotated = await root_key.rotate(service, os.environ, None)
+    assert (rotated.generation, rotated.root_key_file) == (2, str(credentials / "qimem-root-key.next"))
+    assert (credentials / "qimem-root-key").read_bytes() == old
+    with pytest.raises(Refused, match="is the one in force"):
+        await root_key.rotate(service, os.environ, None)
     # Its copies are those of the start of the service.
     running = await serving.start(service, SecretBytes(old), "http://127.0.0.1:1")
     await running.close()
+
+
+async def test_what_belongs_to_the_service_is_not_rotated_as_root(made: Settings) -> None:
+    """Its record would stand in a file of root, and the service could not write its log at its next start."""
+    os.chown(made.server.data_dir, 65534, 65534)
+    with pytest.raises(Refused, match="another user"):
+        await rotate(made)
+    assert await generations(made) == [1]
+    os.chown(made.server.data_dir, 0, 0)
+    await rotate(made)
+    assert await generations(made) == [2]
 
 
 async def test_an_empty_database_is_refused(data: Settings) -> None:

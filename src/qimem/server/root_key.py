@@ -24,9 +24,9 @@ from qimem.kernel.secret import SecretBytes
 from qimem.kms.instance import Instance, check_root_key
 from qimem.kms.root_keys import RootKeys
 from qimem.kms.seal.base import Seal
-from qimem.kms.seal.custody import keys_at
+from qimem.kms.seal.custody import CREDENTIAL_NAME, keys_at
 from qimem.kms.seal.keyfile import KeyFileSeal
-from qimem.server.directories import sole_preparer
+from qimem.server.directories import make_private, sole_preparer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,9 @@ async def rotate(settings: Settings, environ: Mapping[str, str], new_file: Path 
         raise Refused("there is no installation", "run: qimem init")
     if not location(settings).is_current():
         raise Refused("the data is of an older version", "start the servers of this version first")
-    custody = _writable(custody_of(settings, environ, explicit=False), environ)
+    # It writes into the audit log: files of root there would keep the server out of its own log at its next start.
+    make_private(settings.server.data_dir)
+    custody = _usable(custody_of(settings, environ, explicit=False), environ)
     if await settle(settings, custody):
         _, generations = await look_at(settings)
         return Rotated(generations[0].number, 0, custody.location)
@@ -202,18 +204,24 @@ async def _prepared(
             )
         checks = [generation.check for generation in generations]
         if len(checks) == 1 and key_check_value(new, instance.instance_id.bytes) in checks:
-            raise Refused("the new root key is the one in force", "make another one")
+            raise Refused(
+                "the new root key is the one in force",
+                f"let {successor.path.name} take the name of the old one, or make another one",
+            )
         successor.make_durable()
         return old, new
 
 
-def _writable(custody: Seal, environ: Mapping[str, str]) -> KeyFileSeal:
+def _usable(custody: Seal, environ: Mapping[str, str]) -> KeyFileSeal:
+    """Where the new key can be put, or where whoever hands out credentials has put it already."""
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     if not isinstance(custody, KeyFileSeal) or (
-        credentials and custody.path.parent == Path(os.path.realpath(credentials))
+        credentials
+        and custody.path.parent == Path(os.path.realpath(credentials))
+        and not custody.successor.exists()
     ):
         raise Refused(
             "the root key is a credential, of which this process has a copy",
-            "name the file that the credential is loaded from with --root-key-file",
+            f"make the new key a credential, too: {CREDENTIAL_NAME}.next",
         )
     return custody
