@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import replace
 
 from qimem.config.schema import Settings, WebSettings
@@ -18,6 +19,12 @@ from qimem.server.order import Order
 from qimem.server.sockets import base_url, reserve, share
 from qimem.server.supervisor import Supervisor
 from tests.support import tiny_worker
+
+
+def hang() -> bool:
+    """What is done at SIGHUP where a disk hangs."""
+    time.sleep(600)
+    return True
 
 
 def run(workers: int, silence: float, origin: str) -> int:
@@ -34,7 +41,7 @@ def run(workers: int, silence: float, origin: str) -> int:
         say = lambda: print(f"ready {url}", flush=True)  # noqa: E731
         with Supervisor(workers, command=command, silence_seconds=silence) as supervisor:
             supervisor.start(tiny_worker.work)
-            return supervisor.run(order, say)
+            return supervisor.run(order, say, hang)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._hung_up = False
+        self._renewal: threading.Thread | None = None
         self._announced = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -150,7 +152,7 @@ class Supervisor:
         Args:
             order: What each worker is told.
             announce: Called once, when all workers serve.
-            renew: Called at SIGHUP; whether workers are to be told by one, too.
+            renew: Called at SIGHUP, in a thread; whether workers are to be told by one, too.
 
         Raises:
             Refused: a worker refused the first start, in its words.
@@ -290,16 +292,21 @@ class Supervisor:
         slot.process, slot.orders, slot.reports = None, -1, -1
 
     def _renew(self, renew: Callable[[], bool]) -> None:
-        if self._hung_up:
+        if self._hung_up and (self._renewal is None or not self._renewal.is_alive()):
             self._hung_up = False
-            if renew():
-                for slot in self._slots:
-                    slot.outdated = True
+            # The disk that the files are on may hang: whoever supervises must not wait for it.
+            self._renewal = threading.Thread(target=self._take_anew, args=(renew,), name="renew", daemon=True)
+            self._renewal.start()
         for slot in self._slots:
             # Before it serves, the signal would end it or be lost.
             if slot.outdated and slot.ready and slot.process is not None and slot.process.poll() is None:
                 slot.outdated = False
                 slot.process.send_signal(signal.SIGHUP)
+
+    def _take_anew(self, renew: Callable[[], bool]) -> None:
+        if renew():
+            for slot in self._slots:
+                slot.outdated = True
 
     def _hang_up(self, *_: object) -> None:
         self._hung_up = True

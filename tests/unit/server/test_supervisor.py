@@ -164,6 +164,17 @@ def test_a_worker_that_cannot_drain_does_not_hold_up_the_end(tmp_path: Path) -> 
         assert time.monotonic() - started < 10
 
 
+def test_files_that_cannot_be_read_at_a_hang_up_hold_nothing_up(tmp_path: Path) -> None:
+    with tiny(tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        victim = min(server.workers)
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: len(server.workers) == 2 and victim not in server.workers, seconds=5)
+        eventually(lambda: len(server.serving()) == 2, seconds=10)
+        server.process.terminate()
+        assert server.process.wait(11) == 0
+
+
 def test_workers_die_with_a_killed_supervisor(tmp_path: Path) -> None:
     with tiny(tmp_path) as server:
         workers = server.workers
