@@ -26,7 +26,7 @@ WRITE = "UPDATE {1} SET {0} = {2} RETURNING {0}"
     ("table", "column", "wrong", "check"),
     [
         ("schema_version", "version_num", "'9999'", "migrations"),
-        ("instance", "key_check", "'\\x00'::bytea", "root_key"),
+        ("root_key", "key_check", "'\\x00'::bytea", "root_key"),
         ("instance", "instance_id", "gen_random_uuid()", "root_key"),
     ],
     ids=["newer schema", "another root key", "another installation"],

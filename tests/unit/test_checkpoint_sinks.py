@@ -55,9 +55,9 @@ async def test_a_private_address_that_nobody_listed_is_not_asked(tmp_path: Path)
 @pytest.mark.parametrize(
     ("data", "mode", "said"),
     [
-        (b"short\n", 0o600, "does not hold a secret"),
-        (b"x" * 2_000, 0o600, "does not hold a secret"),
-        (b"", 0o600, "does not hold a secret"),
+        (b"short\n", 0o600, "does not hold 16 to 1024 bytes"),
+        (b"x" * 2_000, 0o600, "does not hold 16 to 1024 bytes"),
+        (b"", 0o600, "does not hold 16 to 1024 bytes"),
         (SECRET, 0o640, "open to others"),
         (SECRET, 0o604, "open to others"),
     ],

@@ -281,7 +281,8 @@ def test_a_holder_that_stands_still_costs_the_others_little_time_and_no_limit(
     held.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     admitted = [table.charge(A, 1, Allowance(100, 60)).admitted for _ in range(100)]
-    assert time.monotonic() - began < 0.1
+    # A stopped holder is not waited for; one that runs is, for 0.1 s, and a hundred times that were ten seconds.
+    assert time.monotonic() - began < 0.5
     # Its share: four workers that all count alone stay below the limit together.
     assert admitted == [True] * 25 + [False] * 75
     held.kill()
