@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.server import Server, ok
+from tests.support.server import Server, ok, patiently
 
 PASSWORD = "a long enough phrase"
 _numbers = itertools.count(1)
@@ -48,6 +48,10 @@ class Person:
     def login(self) -> dict[str, Any]:
         """One more token pair for the same person."""
         return ok(self.http.post("/v1/auth/token", json=self.credentials()))
+
+    def login_after_a_fault(self) -> dict[str, Any]:
+        """As `login`, repeated while what a fault has broken is still being given up."""
+        return patiently(lambda: self.http.post("/v1/auth/token", json=self.credentials()))
 
     def credentials(self) -> dict[str, str]:
         return {

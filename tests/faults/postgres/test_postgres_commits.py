@@ -79,7 +79,7 @@ def cut_off(node: Node, kind: str, where: Cut) -> tuple[Reply, Reply, int]:
 def test_a_commit_without_an_answer_is_unknown_and_its_repetition_has_one_effect(
     node: Node, kind: str, where: Cut
 ) -> None:
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     for _ in range(ROUNDS if kind != "user" else max(1, ROUNDS // 4)):
         first, again, made = cut_off(node, kind, where)
         assert first.short == UNKNOWN
@@ -102,7 +102,7 @@ def test_a_lost_answer_to_a_login_is_told(node: Node) -> None:
 
 
 def test_who_lost_the_answer_to_a_refresh_still_has_a_session(node: Node) -> None:
-    pair = node.person.login()
+    pair = node.person.login_after_a_fault()
     with contextlib.closing(Wire(node.server.url)) as wire:
         with cutting(node, "answer"):
             assert wire.post(REFRESH, {"refresh_token": pair["refresh_token"]}).short == UNKNOWN
@@ -112,7 +112,7 @@ def test_who_lost_the_answer_to_a_refresh_still_has_a_session(node: Node) -> Non
 
 def test_a_commit_whose_replication_was_not_waited_for_is_not_acknowledged(node: Node) -> None:
     """It is on the primary alone, and gone if another one takes over."""
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     cluster = node.cluster
     cluster.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     cluster.execute("SELECT pg_reload_conf()")

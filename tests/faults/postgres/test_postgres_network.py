@@ -147,7 +147,7 @@ def p99(taken: list[float]) -> float:
 
 def test_a_slow_database_holds_up_nobody_else(node: Node) -> None:
     """Half a second for each answer: a warm key needs one, a new key more than a second's worth."""
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     taken, warm = ask_slowly(node, volume(30, share=0.27))
     print(f"health p99 {p99(taken) * 1000:.1f} ms")
     assert p99(taken) < HEALTH_SECONDS
@@ -164,7 +164,7 @@ def test_a_slow_database_holds_up_nobody_else(node: Node) -> None:
 
 
 def test_a_server_that_asks_on_its_loop_is_found_out(careless: Node) -> None:
-    careless.person.pair = careless.person.login()
+    careless.person.pair = careless.person.login_after_a_fault()
     taken, over = [0.0], time.monotonic() + 10
     with contextlib.closing(Wire(careless.server.url, careless.person.access_token)) as warming:
         eventually(lambda: warming.get(KEYS).status == 200, seconds=BACK_SECONDS)
@@ -185,7 +185,7 @@ def test_a_server_that_asks_on_its_loop_is_found_out(careless: Node) -> None:
 
 
 def test_a_statement_of_half_a_second_is_waited_for(node: Node) -> None:
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     node.cluster.execute(SLOW_INSERT, node.database)
     try:
         with contextlib.closing(Wire(node.server.url, node.person.access_token)) as wire:
@@ -198,7 +198,7 @@ def test_a_statement_of_half_a_second_is_waited_for(node: Node) -> None:
 
 def test_after_a_silence_nothing_old_is_believed_in(node: Node) -> None:
     """The first after it may meet a connection that is dead and does not say so; the second may not."""
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     with contextlib.closing(Wire(node.server.url, node.person.access_token)) as wire:
         for _ in range(20):
             assert wire.get(KEYS).status == 200
@@ -213,7 +213,7 @@ def test_a_silence_that_nobody_noticed_costs_nobody_an_answer(node: Node) -> Non
 
     Not of a connection that work in the background used a moment before: that one may cost one answer.
     """
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     time.sleep(POSTGRES_IDLE_SECONDS + 0.1)
     with node.proxy.silence():
         pass
@@ -240,8 +240,8 @@ def other(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 def test_a_node_that_was_cut_off_does_not_honor_what_was_revoked_elsewhere(
     node: Node, other: Server, how: Callable[..., contextlib.AbstractContextManager[None]]
 ) -> None:
-    node.person.pair = node.person.login()
-    doomed = node.person.login()["access_token"]
+    node.person.pair = node.person.login_after_a_fault()
+    doomed = node.person.login_after_a_fault()["access_token"]
     with (
         contextlib.closing(Wire(node.server.url, doomed)) as wire,
         contextlib.closing(Wire(other.url)) as elsewhere,

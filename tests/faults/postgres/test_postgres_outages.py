@@ -128,7 +128,7 @@ def test_what_needs_no_storage_goes_on(node: Node, fault: Fault) -> None:
 
 @pytest.mark.parametrize("fault", [dead, frozen], ids=lambda fault: fault.__name__)
 def test_nothing_is_decided_while_the_database_is_away(node: Node, fault: Fault) -> None:
-    node.person.pair = node.person.login()
+    node.person.pair = node.person.login_after_a_fault()
     assert {reply.short for reply in ask_without(node, fault)} == {(503, "storage_unavailable")}
 
 
